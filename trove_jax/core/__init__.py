@@ -1,5 +1,7 @@
-"""Pytrees, random keys, the train loop, checkpoints, run directories, metrics and progress."""
+"""Pytrees, random keys, the mesh, the train loop, checkpoints, run directories, progress."""
 
+from trove_jax.core.checkpoint import Checkpoints, Restored, SaveCheckpoints
+from trove_jax.core.context import Context
 from trove_jax.core.errors import (
     CheckpointError,
     DataUnavailable,
@@ -9,18 +11,58 @@ from trove_jax.core.errors import (
     TroveError,
     UsageError,
 )
+from trove_jax.core.files import write_durably
+from trove_jax.core.history import History, Hook, Moment
+from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
+from trove_jax.core.mesh import make_mesh
+from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
+from trove_jax.core.progress import Progress, ShowProgress
+from trove_jax.core.pytrees import array_digest, leaf_names
+from trove_jax.core.run_directory import RunDirectory
+from trove_jax.core.steps import TrainState, compilations, init_state, init_states, train_step
+from trove_jax.core.stopping import catch_signals
 from trove_jax.core.task import Aux, Batch, Data, Task
+from trove_jax.core.train import train, train_seeds
 
 __all__ = [
     "Aux",
     "Batch",
     "CheckpointError",
+    "Checkpoints",
+    "Context",
     "Data",
     "DataUnavailable",
+    "History",
+    "Hook",
     "Interrupted",
+    "LogMetrics",
+    "MetricWriter",
+    "Moment",
     "NonFiniteLoss",
+    "Progress",
+    "Restored",
+    "RunDirectory",
     "RunMismatch",
+    "SaveCheckpoints",
+    "ShowProgress",
     "Task",
+    "TrainState",
     "TroveError",
     "UsageError",
+    "array_digest",
+    "catch_signals",
+    "compilations",
+    "epoch_order",
+    "init_key",
+    "init_state",
+    "init_states",
+    "leaf_names",
+    "make_mesh",
+    "read_metrics",
+    "seed_keys",
+    "step_key",
+    "train",
+    "train_seeds",
+    "train_step",
+    "write_durably",
 ]

@@ -1,0 +1,245 @@
+"""Checkpoints that say when they are damaged.
+
+Orbax stores the arrays; a manifest in the same step folder holds a digest of every leaf, taken
+before writing. A step is verified when it is read: one that does not match is set aside and the
+newest intact one is used. A step folder appears under its name only when it is complete.
+
+    <directory>/<step>/arrays/         orbax
+                       history.npz     the records up to this step
+                       manifest.json   identity, and dtype, shape and SHA-256 of every leaf
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from trove_jax.core.errors import CheckpointError, RunMismatch
+from trove_jax.core.files import write_durably
+from trove_jax.core.history import History, Moment
+from trove_jax.core.pytrees import array_digest, from_host, is_key, leaf_names, to_host
+from trove_jax.core.task import PyTree
+
+_log = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives back.
+
+    Attributes:
+      step: steps done.
+      state: the saved state, as host arrays in the structure that was asked for.
+      history: the records up to `step`.
+    """
+
+    step: int
+    state: PyTree
+    history: History
+
+
+class Checkpoints:
+    """The checkpoints of one training run, in a folder of their own.
+
+    Args:
+      directory: where the step folders are.
+      identity: says which run they belong to (a digest of its configuration); a checkpoint with
+        another identity is refused.
+      keep: how many of the newest steps stay.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, identity: str, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep={keep} would delete every checkpoint; use at least 1")
+        self.directory = pathlib.Path(directory).absolute()
+        self._identity = identity
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+
+    def save(self, step: int, state: PyTree, history: History) -> None:
+        """Writes a step; it is there whole or not at all.
+
+        Raises:
+          CheckpointError: the disk is full or refuses.
+        """
+        try:
+            self._save(step, to_host(state), history)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"could not save step {step} in {self.directory}: {error}; earlier steps are intact"
+            ) from error
+
+    def _save(self, step, host, history):
+        unfinished = self.directory / f"{step}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        leaves = jax.tree.leaves(host)
+        records = _pack(history)
+        manifest = {
+            "identity": self._identity,
+            "step": step,
+            "history": hashlib.sha256(records).hexdigest(),
+            "leaves": {
+                name: {
+                    "dtype": leaf.dtype.name,
+                    "shape": list(leaf.shape),
+                    "sha256": array_digest(leaf),
+                }
+                for name, leaf in zip(leaf_names(host), leaves, strict=True)
+            },
+        }
+        _orbax().save(unfinished / "arrays", _by_position(leaves))
+        write_durably(unfinished / "history.npz", records)
+        write_durably(unfinished / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        final = self.directory / str(step)
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self.directory / str(old), ignore_errors=True)
+
+    def restore(self, like: PyTree) -> Restored | None:
+        """Reads the newest intact step, setting damaged ones aside.
+
+        Args:
+          like: a pytree with the structure, shapes and dtypes that are wanted; arrays or
+            `jax.ShapeDtypeStruct`.
+
+        Returns:
+          What was saved, or None where nothing was.
+
+        Raises:
+          RunMismatch: a step belongs to another configuration, or to other shapes or dtypes.
+          CheckpointError: there are steps, and all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self._read(step, like)
+            except _Damaged as damage:
+                aside = self._set_aside(step)
+                _log.warning(
+                    "checkpoint of step %d is damaged (%s): set aside as %s", step, damage, aside
+                )
+        if steps:
+            raise CheckpointError(
+                f"every checkpoint in {self.directory} is damaged; they are kept as *.damaged. "
+                "Delete the folder to train this part again from its start"
+            )
+        return None
+
+    def _read(self, step, like) -> Restored:
+        folder = self.directory / str(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_bytes())
+            identity, leaves = manifest["identity"], manifest["leaves"]
+            recorded, expected_records = manifest["step"], manifest["history"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _Damaged(f"manifest: {type(error).__name__}") from error
+        if identity != self._identity:
+            raise RunMismatch(
+                f"{folder} was written by another configuration; use another directory"
+            )
+        if recorded != step:
+            raise _Damaged(f"it says it is step {recorded}")
+        _check_same(leaves, like, folder)
+        try:
+            arrays = _orbax().restore(folder / "arrays")
+            records = (folder / "history.npz").read_bytes()
+        except Exception as error:  # orbax and tensorstore raise types of many kinds
+            raise _Damaged(f"unreadable: {type(error).__name__}") from error
+        for position, (name, leaf) in enumerate(leaves.items()):
+            array = arrays.get(str(position))
+            if array is None or array_digest(np.asarray(array)) != leaf["sha256"]:
+                raise _Damaged(f"digest of {name}")
+        if hashlib.sha256(records).hexdigest() != expected_records:
+            raise _Damaged("digest of history.npz")
+        host = [np.asarray(arrays[str(position)]) for position in range(len(leaves))]
+        state = jax.tree.unflatten(jax.tree.structure(like), host)
+        return Restored(step, from_host(state, like), _unpack(records))
+
+    def _set_aside(self, step: int) -> str:
+        for number in range(1, 1000):
+            aside = self.directory / f"{step}.damaged-{number}"
+            if not aside.exists():
+                (self.directory / str(step)).rename(aside)
+                return aside.name
+        raise CheckpointError(f"{self.directory} holds too many damaged copies of step {step}")
+
+
+class SaveCheckpoints:
+    """A hook that saves every so many steps and at the end.
+
+    Args:
+      checkpoints: where to.
+      every: steps between two saves.
+      before: the records of an earlier part of the same run.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, *, every: int, before: History | None = None):
+        if every < 1:
+            raise ValueError(f"every={every} steps is no interval; use at least 1")
+        self.every = every
+        self._checkpoints = checkpoints
+        self._history = before or History.join([])
+
+    def __call__(self, moment: Moment) -> None:
+        """Saves the state, with all records so far."""
+        self._history = History.join([self._history, moment.new])
+        self._checkpoints.save(moment.step, moment.state(), self._history)
+
+
+class _Damaged(Exception):
+    """This step cannot be trusted."""
+
+
+def _orbax():
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+
+
+def _by_position(leaves):
+    return {str(position): leaf for position, leaf in enumerate(leaves)}
+
+
+def _check_same(leaves, like, folder):
+    host = jax.eval_shape(
+        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree), like
+    )
+    wanted = {
+        name: (leaf.dtype.name, list(leaf.shape))
+        for name, leaf in zip(leaf_names(like), jax.tree.leaves(host), strict=True)
+    }
+    found = {name: (leaf["dtype"], leaf["shape"]) for name, leaf in leaves.items()}
+    if wanted != found:
+        name = next(n for n in [*wanted, *found] if wanted.get(n) != found.get(n))
+        raise RunMismatch(
+            f"{folder} holds {name} as {found.get(name, 'nothing')}, but this run has "
+            f"{wanted.get(name, 'nothing')}; use another directory"
+        )
+
+
+def _pack(history: History) -> bytes:
+    buffer = io.BytesIO()
+    metrics: dict[str, Any] = {f"metric {k}": v for k, v in history.metrics.items()}
+    np.savez(buffer, steps=history.steps, **metrics)
+    return buffer.getvalue()
+
+
+def _unpack(records: bytes) -> History:
+    with np.load(io.BytesIO(records), allow_pickle=False) as arrays:
+        metrics = {k.removeprefix("metric "): arrays[k] for k in arrays.files if k != "steps"}
+        return History(arrays["steps"], metrics)

@@ -1,0 +1,113 @@
+"""Metrics as lines of JSON: the truth of a run's course; TensorBoard events are a copy.
+
+Each line holds the stage of the run, the step, and the mean of every record since the line
+before, one number per seed:
+
+    {"stage": "imp/round_1", "step": 100, "loss": [0.31, 0.29, ...]}
+"""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trove_jax.core.files import write_durably
+from trove_jax.core.history import History, Moment
+
+
+class MetricWriter:
+    """Appends metrics to `<directory>/metrics.jsonl`, and to TensorBoard where it is installed.
+
+    Args:
+      directory: where `metrics.jsonl` and the event files go.
+      tensorboard: whether to write events; default: if the extra `tensorboard` is installed.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, tensorboard: bool | None = None):
+        directory = pathlib.Path(directory)
+        self.path = directory / "metrics.jsonl"
+        self._file = self.path.open("a")
+        if tensorboard is None:
+            tensorboard = importlib.util.find_spec("tensorboardX") is not None
+        self._events = _event_writer(directory / "events") if tensorboard else None
+
+    def write(self, stage: str, step: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Writes one line; a number that is not finite becomes null."""
+        line: dict = {"stage": stage, "step": step}
+        for name, numbers in values.items():
+            line[name] = [float(x) if math.isfinite(x) else None for x in numbers]
+            if self._events is not None:
+                self._events.add_scalar(f"{stage}/{name}", float(np.mean(numbers)), step)
+        self._file.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Hands everything written so far to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops the lines of a stage after `step`, and what a killed process left unfinished."""
+        self._file.close()
+        kept = [
+            line
+            for line in read_metrics(self.path)
+            if line["stage"] != stage or line["step"] <= step
+        ]
+        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = self.path.open("a")
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.flush()
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Reads the whole lines of a `metrics.jsonl`; the torn last line of a killed run is left."""
+    lines = []
+    for text in pathlib.Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+class LogMetrics:
+    """A hook that writes the mean of the records of every `every` steps.
+
+    Args:
+      writer: where to.
+      stage: name of this part of the run.
+      every: steps per line.
+    """
+
+    def __init__(self, writer: MetricWriter, stage: str, *, every: int):
+        self.every = every
+        self._writer, self._stage = writer, stage
+
+    def __call__(self, moment: Moment) -> None:
+        """Writes a line, and hands it to the disk at the end of a stage."""
+        self._writer.write(self._stage, moment.step, means(moment.new))
+        if moment.final:
+            self._writer.flush()
+
+
+def means(history: History) -> dict[str, list[float]]:
+    """Mean over the steps of each metric, one number per seed."""
+    return {
+        name: np.atleast_2d(values).mean(axis=1).tolist()
+        for name, values in history.metrics.items()
+    }
+
+
+def _event_writer(directory: pathlib.Path):
+    from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
+    return SummaryWriter(str(directory), flush_secs=30)
