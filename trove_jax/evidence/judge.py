@@ -63,6 +63,7 @@ class _Paired(NamedTuple):
     treatment: np.ndarray
     baseline: np.ndarray
     left_out: tuple[int, ...]
+    effect: float | None
     spread: Spread | None
     p_value: float
     note: str
@@ -154,7 +155,7 @@ def _pair(claim: Claim, arms: Mapping[str, Mapping[str, Sequence[float]]]) -> _P
             f"{len(left_out)} of {finite.size} seeds left out, because a value is not finite: the "
             "verdict speaks only of the others."
         )
-    spread = None
+    effect = spread = None
     n = treatment.size
     if n == 0:
         notes.append("No pair of seeds: nothing can be said.")
@@ -168,13 +169,15 @@ def _pair(claim: Claim, arms: Mapping[str, Mapping[str, Sequence[float]]]) -> _P
             f"{column[column <= 0][0]:g}, and a ratio needs positive values."
         )
     elif n == 1:
+        effect = float(_effects(claim, treatment, baseline)[0])
         notes.append("One seed gives no interval, so nothing can be decided.")
     else:
         spread = paired_spread(_effects(claim, treatment, baseline))
+        effect = spread.centre
         if spread.low == spread.high == 0:
             notes.append("All paired differences are equal, so the interval has no width.")
     p_value = 1.0 if spread is None else min(_p_values(claim, spread))
-    return _Paired(claim, treatment, baseline, left_out, spread, p_value, " ".join(notes))
+    return _Paired(claim, treatment, baseline, left_out, effect, spread, p_value, " ".join(notes))
 
 
 def _effects(claim: Claim, treatment: np.ndarray, baseline: np.ndarray) -> np.ndarray:
@@ -202,7 +205,8 @@ def _p_values(claim: Claim, spread: Spread) -> tuple[float, float]:
 def _decide(paired: _Paired, *, alpha: float, correction: str, open_: bool) -> Verdict:
     claim, spread = paired.claim, paired.spread
     outcome: Outcome = "inconclusive"
-    effect = ci95 = corrected = level = None
+    back = _exp if claim.kind == "ratio" else float
+    ci95 = corrected = level = None
     method = "none"
     if spread is not None:
         margin = math.log(claim.margin) if claim.kind == "ratio" else claim.margin
@@ -213,17 +217,14 @@ def _decide(paired: _Paired, *, alpha: float, correction: str, open_: bool) -> V
         low, high, *_ = interval_at(spread, level=level)
         if open_:
             outcome = _outcome(claim, low, high, margin)
-        back = _exp if claim.kind == "ratio" else float
         plain = interval_at(spread, level=0.95)
-        effect, ci95 = back(spread.centre), (back(plain.low), back(plain.high))
+        ci95 = (back(plain.low), back(plain.high))
         corrected = (back(low), back(high))
         method = f"{spread.method}; {correction}" if correction else spread.method
-    elif paired.treatment.size and claim.kind != "ratio":
-        effect = float(np.mean(_effects(claim, paired.treatment, paired.baseline)))
     means = [float(a.mean()) if a.size else None for a in (paired.treatment, paired.baseline)]
     return Verdict(
         claim=claim,
-        effect=effect,
+        effect=None if paired.effect is None else back(paired.effect),
         ci95=ci95,
         corrected_interval=corrected,
         corrected_level=level,

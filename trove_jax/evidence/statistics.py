@@ -106,7 +106,8 @@ def paired_spread(differences: Sequence[float] | np.ndarray) -> Spread:
         quantile = float(np.sqrt(n / (n - 1)) * stdtrit(df, (1 + _LEVEL) / 2))
         low, high = bca_reaches(values, quantile=quantile)
     else:
-        error = values.std(ddof=1) / np.sqrt(n)
+        scale = np.ptp(values)  # squares of very small differences would vanish
+        error = (values / scale).std(ddof=1) * scale / np.sqrt(n)
         low = high = float(stdtrit(df, (1 + _LEVEL) / 2) * error)
     return Spread(centre, low, high, df, n, method)
 
@@ -205,9 +206,11 @@ def bca_reaches(values: np.ndarray, *, quantile: float) -> tuple[float, float]:
     from scipy.special import ndtr, ndtri
 
     centred = values - values.mean()
+    scale = np.abs(centred).max()
+    centred = centred / scale
     means = _resampling_weights(values.size) @ centred
     # Values on a lattice (accuracies) tie with the mean up to rounding; a tie counts half.
-    tolerance = 1e-12 * np.abs(centred).max()
+    tolerance = 1e-12
     below = (np.mean(means < -tolerance) + np.mean(means <= tolerance)) / 2
     bias = float(ndtri(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES)))
     acceleration = float(np.sum(centred**3) / (6 * np.sum(centred**2) ** 1.5))
@@ -217,7 +220,7 @@ def bca_reaches(values: np.ndarray, *, quantile: float) -> tuple[float, float]:
         fractions.append(ndtr(bias + shifted / (1 - acceleration * shifted)))
     ranks = np.clip((np.array(fractions) * RESAMPLES).astype(int), 0, RESAMPLES - 1)
     ends = np.partition(means, ranks)[ranks]
-    return float(-ends[0]), float(ends[1])
+    return float(-ends[0] * scale), float(ends[1] * scale)
 
 
 @functools.lru_cache(maxsize=8)
