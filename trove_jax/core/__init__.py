@@ -11,6 +11,7 @@ from trove_jax.core.errors import (
     TroveError,
     UsageError,
 )
+from trove_jax.core.evaluate import evaluate, evaluate_seeds
 from trove_jax.core.files import write_durably
 from trove_jax.core.history import History, Hook, Moment
 from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
@@ -53,6 +54,8 @@ __all__ = [
     "catch_signals",
     "compilations",
     "epoch_order",
+    "evaluate",
+    "evaluate_seeds",
     "init_key",
     "init_state",
     "init_states",

@@ -128,7 +128,7 @@ class Context:
                 task, tx, data, keys, steps=steps, start=start, hooks=hooks, **options
             )
         except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{stage}: {error}; {self._last_good(checkpoints)}") from error
+            raise NonFiniteLoss(f"{stage}: {error}; {_last_good(checkpoints)}") from error
         self.train_seconds += time.monotonic() - began
         self.steps_done += history.steps.size * (1 if keys.ndim == 0 else keys.shape[0])
         if self.directory is not None:
@@ -141,9 +141,9 @@ class Context:
         if self.progress is not None:
             self.progress.skip(restored.history.steps.size)
 
-    @staticmethod
-    def _last_good(checkpoints: Checkpoints | None) -> str:
-        steps = checkpoints.steps() if checkpoints else []
-        if not steps:
-            return "there is no checkpoint before it"
-        return f"the last good checkpoint is of step {steps[-1]} in {checkpoints.directory}"
+
+def _last_good(checkpoints: Checkpoints | None) -> str:
+    steps = checkpoints.steps() if checkpoints else []
+    if not checkpoints or not steps:
+        return "there is no checkpoint before it"
+    return f"the last good checkpoint is of step {steps[-1]} in {checkpoints.directory}"

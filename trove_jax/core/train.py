@@ -27,6 +27,7 @@ from trove_jax.core.steps import (
     TrainState,
     init_state,
     init_states,
+    run_chunk,
 )
 from trove_jax.core.task import Batch, Data, Task
 

@@ -1,1 +1,5 @@
-"""Room: search."""
+"""Procedures over training runs: functions that take train functions and return arrays."""
+
+from trove_jax.search.imp import IMPResult, MaskedTraining, TrainFn, imp, masked_training
+
+__all__ = ["IMPResult", "MaskedTraining", "TrainFn", "imp", "masked_training"]

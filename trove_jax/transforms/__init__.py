@@ -13,6 +13,8 @@ from trove_jax.transforms.masking import (
     ones_mask,
     set_mask,
 )
+from trove_jax.transforms.pruning import magnitude_mask, random_mask
+from trove_jax.transforms.restart import init_at_step
 
 __all__ = [
     "MaskedState",
@@ -21,9 +23,12 @@ __all__ = [
     "density",
     "emptied_layers",
     "get_mask",
+    "init_at_step",
     "is_kernel",
     "layer_densities",
+    "magnitude_mask",
     "masked",
     "ones_mask",
+    "random_mask",
     "set_mask",
 ]
