@@ -17,12 +17,13 @@ from trove_jax.core.history import History, Hook, Moment
 from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
 from trove_jax.core.mesh import make_mesh
 from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
+from trove_jax.core.plan import StagePlan, describe_plan, plan_stage
 from trove_jax.core.progress import Progress, ShowProgress
 from trove_jax.core.pytrees import array_digest, leaf_names
 from trove_jax.core.run_directory import RunDirectory
 from trove_jax.core.steps import TrainState, compilations, init_state, init_states, train_step
 from trove_jax.core.stopping import catch_signals
-from trove_jax.core.task import Aux, Batch, Data, Task
+from trove_jax.core.task import Aux, Batch, Data, PyTree, Task, Variables
 from trove_jax.core.train import train, train_seeds
 
 __all__ = [
@@ -41,18 +42,22 @@ __all__ = [
     "Moment",
     "NonFiniteLoss",
     "Progress",
+    "PyTree",
     "Restored",
     "RunDirectory",
     "RunMismatch",
     "SaveCheckpoints",
     "ShowProgress",
+    "StagePlan",
     "Task",
     "TrainState",
     "TroveError",
     "UsageError",
+    "Variables",
     "array_digest",
     "catch_signals",
     "compilations",
+    "describe_plan",
     "epoch_order",
     "evaluate",
     "evaluate_seeds",
@@ -61,6 +66,7 @@ __all__ = [
     "init_states",
     "leaf_names",
     "make_mesh",
+    "plan_stage",
     "read_metrics",
     "seed_keys",
     "step_key",

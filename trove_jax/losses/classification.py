@@ -1,7 +1,7 @@
 """Classification of images or vectors with one network: loss, evaluation, and both as a Task."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def classification(
     def apply(variables, images, *, train, key=None):
         mutable = [name for name in variables if name != "params"] if train else False
         rngs = None if key is None else {"dropout": key}
-        out = module.apply(variables, ready(images), train=train, mutable=mutable, rngs=rngs)
+        out: Any = module.apply(variables, ready(images), train=train, mutable=mutable, rngs=rngs)
         return out if train else (out, {})
 
     def init(key):

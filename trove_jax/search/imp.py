@@ -108,7 +108,7 @@ def masked_training(
     prunable: Callable[[str, jax.Array], bool] | None = None,
     rewind_opt_state: bool = False,
 ) -> MaskedTraining:
-    """Makes training under a mask, compiled once for all masks, rounds, rewinding points and orders.
+    """Makes training under a mask, compiled once for all masks, rounds and data orders.
 
     Args:
       task: what is learned.
@@ -173,6 +173,7 @@ def imp(
     count: Literal["round", "open_lth"] = "round",
     one_shot: bool = False,
     evaluate: Callable[[core.Variables], Mapping[str, jax.Array]] | None = None,
+    dense: core.TrainState | None = None,
     stage: str = "imp",
 ) -> IMPResult:
     """Finds sparse subnetworks of one network per key.
@@ -190,6 +191,8 @@ def imp(
       count: convention for the number of removed weights, as there.
       one_shot: prune once, to the density that `rounds` rounds would reach.
       evaluate: measures variables with a leading seed axis; gives `[s]` arrays.
+      dense: the dense networks of these keys, trained to the end, where they are known already;
+        a sweep over k needs them once.
       stage: prefix of the stages' names.
 
     Returns:
@@ -209,7 +212,7 @@ def imp(
     start = init_fn(keys)
     if rewind:
         start = train_fn(start, None, keys, stage=f"{stage}/to_rewind", until=rewind)
-    end = train_fn(start, None, keys, stage=f"{stage}/round_00")
+    end = dense or train_fn(start, None, keys, stage=f"{stage}/round_00")
     mask = get_mask(start.opt_state)
     prune = jax.jit(
         jax.vmap(

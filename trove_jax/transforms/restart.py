@@ -41,9 +41,9 @@ def init_at_step(
         if not isinstance(node, _SCHEDULED):
             return node
         node = node._replace(count=jnp.full_like(node.count, step))
-        if hasattr(node, "inner_state"):
-            node = node._replace(inner_state=walk(node.inner_state))
-        return node
+        if isinstance(node, optax.ScaleByScheduleState):
+            return node
+        return node._replace(inner_state=walk(node.inner_state))
 
     def walk(state):
         return jax.tree.map(at_step, state, is_leaf=lambda node: isinstance(node, _SCHEDULED))
