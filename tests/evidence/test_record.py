@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import struct
 
 import numpy as np
@@ -126,16 +127,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path, monkeypa
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, fixed: dict, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         build_record(evidence(**change), **{**FIXED, **fixed})
-    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "ä"])
 def test_figure_names_are_plain_file_names(name: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"name={name!r} of a figure")) as caught:
         Figure(name, "A picture.", b"")
-    assert f"name={name!r} of a figure" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,9 @@ def test_damaged_records_are_named(tmp_path: pathlib.Path, damage, message: str)
     text = path.read_text()
     assert damage(text) != text
     path.write_text(damage(text).replace('"loss": ""', '"loss": 3'))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_record(path)
-    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
 

@@ -1,5 +1,6 @@
 """Intervals against scipy, and their coverage by simulation."""
 
+import re
 import warnings
 
 import numpy as np
@@ -125,9 +126,9 @@ def test_awkward_samples_give_a_finite_interval_around_the_mean(d: list[float]) 
     ],
 )
 def test_unusable_differences_are_refused(d: list, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         paired_interval(d)
-    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
