@@ -268,7 +268,8 @@ def masked(
         parameters (the leaf is named) or a predicate that selects nothing.
 
     Example:
-      >>> tx = masked(optax.adamw(1e-3), {"kernel": jnp.array([[True, False]])})
+      >>> rule = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
+      >>> tx = masked(rule, {"kernel": jnp.array([[True, False]])})
       >>> params = {"kernel": jnp.array([[1.0, 0.0]])}
       >>> updates, state = tx.update({"kernel": jnp.ones((1, 2))}, tx.init(params), params)
       >>> print(bool(updates["kernel"][0, 0] < 0), updates["kernel"][0, 1])

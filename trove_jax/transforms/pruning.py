@@ -233,7 +233,11 @@ def _is_under(path: str, prefix: str) -> bool:
 
 
 def _is_static(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer)
+    try:
+        float(value)
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return True
 
 
 def _like(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
