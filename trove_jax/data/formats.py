@@ -85,12 +85,11 @@ def read_cifar_batch(contents: bytes, *, name: str) -> tuple[np.ndarray, np.ndar
     """
     try:
         batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise DataUnavailable(f"{name} is refused: {error}") from error
-    except Exception as error:
-        raise DataUnavailable(
-            f"{name} is damaged or no CIFAR batch ({type(error).__name__}: {error})"
-        ) from error
+    except Exception as error:  # A damaged pickle may raise anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataUnavailable(f"{name} is damaged or no CIFAR batch ({reason})") from error
     if not isinstance(batch, dict):
         raise DataUnavailable(f"{name} holds a {type(batch).__name__}, expected a dictionary")
     batch = {key.decode() if isinstance(key, bytes) else key: v for key, v in batch.items()}
@@ -119,13 +118,17 @@ def convert_cifar10(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
     }
 
 
+class _Refused(Exception):
+    """The pickle asks for something that no CIFAR file needs."""
+
+
 class _Inert:
     """A stand-in for a name in a pickle: without attributes that a pickle could set."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("its pickle changes a thing that it may only name")
+        raise _Refused("its pickle changes a thing that it may only name")
 
 
 class _ArrayMarker(_Inert):
@@ -154,7 +157,7 @@ class _PickledArray:
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, fortran, raw = state
         if version != 1 or not isinstance(dtype, _PickledDtype) or not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("its pickle holds an array that is not of plain uint8")
+            raise _Refused("its pickle holds an array that is not of plain uint8")
         order = "F" if fortran else "C"
         self.value = np.frombuffer(raw, np.uint8).reshape(shape, order=order)
 
@@ -164,7 +167,7 @@ class _MakeDtype(_Inert):
 
     def __call__(self, code: Any = None, *_: Any) -> _PickledDtype:
         if code not in ("u1", b"u1"):
-            raise pickle.UnpicklingError(f"its pickle holds an array of dtype {code!r}, not uint8")
+            raise _Refused(f"its pickle holds an array of dtype {code!r}, not uint8")
         return _PickledDtype()
 
 
@@ -173,7 +176,7 @@ class _MakeArray(_Inert):
 
     def __call__(self, subtype: Any = None, *_: Any) -> _PickledArray:
         if not isinstance(subtype, _ArrayMarker):
-            raise pickle.UnpicklingError("its pickle makes an array of an unknown class")
+            raise _Refused("its pickle makes an array of an unknown class")
         return _PickledArray()
 
 
@@ -184,7 +187,7 @@ class _EncodeLatin1(_Inert):
 
     def __call__(self, text: Any = None, encoding: Any = None) -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError(f"its pickle asks for the encoding {encoding!r}")
+            raise _Refused(f"its pickle asks for the encoding {encoding!r}")
         return text.encode("latin1")
 
 
@@ -203,7 +206,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         stand_in = _ADMITTED.get((module_name, global_name))
         if stand_in is None:
-            raise pickle.UnpicklingError(
+            raise _Refused(
                 f"its pickle asks for {module_name}.{global_name}, which no CIFAR file needs"
             )
         return stand_in()
