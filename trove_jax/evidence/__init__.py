@@ -2,14 +2,24 @@
 
 from trove_jax.evidence.claim import Claim, System
 from trove_jax.evidence.environment import environment
+from trove_jax.evidence.figures import (
+    Figure,
+    curves,
+    effect_intervals,
+    save_figures,
+    seed_dots,
+    standard_figures,
+)
 from trove_jax.evidence.judge import Verdict, judge
+from trove_jax.evidence.overview import Run, find_runs, overview, overview_text
 from trove_jax.evidence.record import (
     Evidence,
-    Figure,
     build_record,
     read_record,
     write_record,
+    write_whole,
 )
+from trove_jax.evidence.report import publish, render
 from trove_jax.evidence.statistics import Interval, paired_interval
 
 __all__ = [
@@ -17,12 +27,24 @@ __all__ = [
     "Evidence",
     "Figure",
     "Interval",
+    "Run",
     "System",
     "Verdict",
     "build_record",
+    "curves",
+    "effect_intervals",
     "environment",
+    "find_runs",
     "judge",
+    "overview",
+    "overview_text",
     "paired_interval",
+    "publish",
     "read_record",
+    "render",
+    "save_figures",
+    "seed_dots",
+    "standard_figures",
     "write_record",
+    "write_whole",
 ]

@@ -9,12 +9,13 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trove_jax.evidence.claim import Claim, System, nearest_name
+from trove_jax.evidence.figures import Figure, standard_figures
 from trove_jax.evidence.judge import Verdict, judge
 
 FORMAT = 1
@@ -49,33 +50,6 @@ _CLAIM_KEYS = (
     "verdict",
 )
 _OUTCOMES = ("supported", "contradicted", "inconclusive")
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A picture of the report.
-
-    Args:
-      name: of its file, without the ending.
-      caption: what it shows, in a sentence.
-      draw: a function that returns a matplotlib Figure, a matplotlib Figure, or the bytes of a PNG.
-      claim: id of the claim it belongs to; empty for a picture of the whole run.
-
-    Raises:
-      ValueError: a name that is no plain file name.
-    """
-
-    name: str
-    caption: str
-    draw: Callable[[], Any] | Any
-    claim: str = ""
-
-    def __post_init__(self) -> None:
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "")
-        if not plain.isalnum() or not self.name.isascii() or self.name.startswith("."):
-            raise ValueError(
-                f"name={self.name!r} of a figure; use letters, digits, '.', '_' and '-'"
-            )
 
 
 @dataclasses.dataclass
@@ -151,9 +125,6 @@ def build_record(
                 raise ValueError(
                     f"{metric!r} of arm {arm!r} has {len(values)} values for {len(seeds)} seeds"
                 )
-    names = [figure.name for figure in evidence.figures]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two figures have one name: {', '.join(sorted(names))}")
     verdicts = judge([c for c in claims if c.id not in evidence.not_tested], evidence.arms)
     if isinstance(started, datetime.datetime):
         started = started.isoformat(timespec="seconds")
@@ -181,18 +152,25 @@ def build_record(
             if c.id in evidence.not_tested
         ],
         "notes": list(evidence.notes),
-        "figures": [
-            {
-                "name": figure.name,
-                "caption": figure.caption,
-                "file": f"figures/{figure.name}.png",
-                "claim": figure.claim,
-            }
-            for figure in evidence.figures
-        ],
+        "figures": [],
         "curves": evidence.curves,
     }
-    return _plain(record, "record")
+    record = _plain(record, "record")
+    figures = [*standard_figures(record), *evidence.figures]
+    names = [figure.name for figure in figures]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two figures have one name, {twice[0]!r}; rename one")
+    record["figures"] = [
+        {
+            "name": figure.name,
+            "caption": figure.caption,
+            "file": f"figures/{figure.name}.png",
+            "claim": figure.claim,
+        }
+        for figure in figures
+    ]
+    return record
 
 
 def _claim_entry(verdict: Verdict) -> dict[str, Any]:
