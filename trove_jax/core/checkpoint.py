@@ -6,7 +6,8 @@ newest intact one is used. A step folder appears under its name only when it is 
 
     <directory>/<step>/arrays/         orbax
                        history.npz     the records up to this step
-                       manifest.json   identity, and dtype, shape and SHA-256 of every leaf
+                       manifest.json   identity; dtype, shape and SHA-256 of every leaf; SHA-256
+                                       of every file
 """
 
 import hashlib
@@ -86,11 +87,9 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         leaves = jax.tree.leaves(host)
-        records = _pack(history)
         manifest = {
             "identity": self._identity,
             "step": step,
-            "history": hashlib.sha256(records).hexdigest(),
             "leaves": {
                 name: {
                     "dtype": leaf.dtype.name,
@@ -101,7 +100,8 @@ class Checkpoints:
             },
         }
         _orbax().save(unfinished / "arrays", _by_position(leaves))
-        write_durably(unfinished / "history.npz", records)
+        write_durably(unfinished / "history.npz", _pack(history))
+        manifest["files"] = _file_digests(unfinished)
         write_durably(unfinished / _MANIFEST, json.dumps(manifest, indent=1).encode())
         final = self.directory / str(step)
         shutil.rmtree(final, ignore_errors=True)
@@ -144,7 +144,7 @@ class Checkpoints:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             identity, leaves = manifest["identity"], manifest["leaves"]
-            recorded, expected_records = manifest["step"], manifest["history"]
+            recorded, files = manifest["step"], manifest["files"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Damaged(f"manifest: {type(error).__name__}") from error
         if identity != self._identity:
@@ -154,20 +154,24 @@ class Checkpoints:
         if recorded != step:
             raise _Damaged(f"it says it is step {recorded}")
         _check_same(leaves, like, folder)
+        # Files first: orbax leaves a broken event loop behind when it meets a damaged one.
+        found = _file_digests(folder)
+        for name, digest in files.items():
+            if found.get(name) != digest:
+                raise _Damaged(f"{'changed' if name in found else 'missing'} file {name}")
         try:
             arrays = _orbax().restore(folder / "arrays")
-            records = (folder / "history.npz").read_bytes()
+            history = _unpack((folder / "history.npz").read_bytes())
         except Exception as error:  # orbax and tensorstore raise types of many kinds
             raise _Damaged(f"unreadable: {type(error).__name__}") from error
+        host = []
         for position, (name, leaf) in enumerate(leaves.items()):
-            array = arrays.get(str(position))
-            if array is None or array_digest(np.asarray(array)) != leaf["sha256"]:
+            nothing = np.zeros(leaf["shape"], leaf["dtype"]) if 0 in leaf["shape"] else None
+            host.append(np.asarray(arrays.get(str(position), nothing)))
+            if array_digest(host[-1]) != leaf["sha256"]:
                 raise _Damaged(f"digest of {name}")
-        if hashlib.sha256(records).hexdigest() != expected_records:
-            raise _Damaged("digest of history.npz")
-        host = [np.asarray(arrays[str(position)]) for position in range(len(leaves))]
         state = jax.tree.unflatten(jax.tree.structure(like), host)
-        return Restored(step, from_host(state, like), _unpack(records))
+        return Restored(step, from_host(state, like), history)
 
     def _set_aside(self, step: int) -> str:
         for number in range(1, 1000):
@@ -211,8 +215,17 @@ def _orbax():
     return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
 
 
+def _file_digests(folder: pathlib.Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _MANIFEST
+    }
+
+
 def _by_position(leaves):
-    return {str(position): leaf for position, leaf in enumerate(leaves)}
+    # Orbax refuses arrays without an element; the manifest has all there is to know of them.
+    return {str(position): leaf for position, leaf in enumerate(leaves) if leaf.size}
 
 
 def _check_same(leaves, like, folder):

@@ -135,6 +135,20 @@ class Context:
             self.directory.note_time()
         return state, History.join([before, history])
 
+    def cost(self) -> dict[str, float]:
+        """What training cost this process: steps of all seeds, seconds, and steps per second."""
+        return {
+            "network_steps": self.steps_done,
+            "train_seconds": round(self.train_seconds, 1),
+            "network_steps_per_second": round(self.steps_done / max(self.train_seconds, 1e-9), 1),
+        }
+
+    def close(self) -> None:
+        """Ends the display and flushes the metrics; the directory stays this process's own."""
+        for part in (self.progress, self.writer):
+            if part is not None:
+                part.close()
+
     def _note_restored(self, stage: str, restored: Restored) -> None:
         if self.writer is not None:
             self.writer.rewind(stage, restored.step)

@@ -41,13 +41,19 @@ def from_host(host: PyTree, like: PyTree) -> PyTree:
     """Undoes `to_host`; `like` says which leaves are typed random keys."""
     return jax.tree.map(
         lambda leaf, model: (
-            jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(model))
-            if is_key(model)
-            else leaf
+            jax.random.wrap_key_data(leaf, impl=_implementation(model)) if is_key(model) else leaf
         ),
         host,
         like,
     )
+
+
+def _implementation(model: Any) -> str:
+    """Name of the generator behind typed keys, also where there is only a shape and a dtype."""
+    for name in ("threefry2x32", "rbg", "unsafe_rbg"):
+        if jax.random.key(0, impl=name).dtype == model.dtype:
+            return name
+    raise ValueError(f"keys of dtype {model.dtype} cannot be stored; use a generator of jax.random")
 
 
 def is_key(leaf: Any) -> bool:

@@ -189,12 +189,16 @@ def _train(program: Program, data, keys, *, steps, start, hooks, stop_at_nonfini
                 batches.prefetch(end, min(end + program.length, _next_call(hooks, end, steps)))
             records = jax.tree.map(np.asarray, records)
             speed = (end - step) / (time.perf_counter() - began)
-            history.append(_history(records, step, end, seeds))
+            new = _history(records, step, end, seeds)
+            failed = ~np.isfinite(new.metrics["loss"])
+            if failed.any():
+                if stop_at_nonfinite:
+                    raise _nonfinite(new, failed)
+                state, new = _give_up(state, new, failed)
+            history.append(new)
             step = end
             if not batches.streaming:
                 look = max(1, math.ceil(speed * SECONDS_PER_CHUNK))
-            if stop_at_nonfinite:
-                _check_finite(history[-1])
             stop = stopping.stop_requested()
             for i, hook in enumerate(hooks):
                 if stop or step == steps or not hook.every or step % hook.every == 0:
@@ -283,15 +287,35 @@ def _history(records, step, end, seeds):
     return History(np.arange(step, end), metrics)
 
 
-def _check_finite(new):
-    losses = np.atleast_2d(new.metrics["loss"])
-    bad = ~np.isfinite(losses)
-    if bad.any():
-        at = int(bad.any(axis=0).argmax())
-        seeds = np.flatnonzero(bad[:, at]).tolist()
-        value = losses[seeds[0], at]
-        where = f"seed {', '.join(map(str, seeds))}, " if losses.shape[0] > 1 else ""
-        raise NonFiniteLoss(f"the loss is {value} at {where}step {int(new.steps[at])}")
+def _nonfinite(new, failed):
+    failed, losses = np.atleast_2d(failed), np.atleast_2d(new.metrics["loss"])
+    at = int(failed.any(axis=0).argmax())
+    seeds = np.flatnonzero(failed[:, at]).tolist()
+    where = f"seed {', '.join(map(str, seeds))}, " if failed.shape[0] > 1 else ""
+    step = int(new.steps[at])
+    return NonFiniteLoss(f"the loss is {losses[seeds[0], at]} at {where}step {step}")
+
+
+def _give_up(state, new, failed):
+    """Marks failed seeds with NaN, from the step on at which they failed.
+
+    A later loss may happen to be finite again; nothing of such a network may be used.
+    """
+    since = np.logical_or.accumulate(failed, axis=-1)
+    metrics = {name: np.where(since, np.nan, x) for name, x in new.metrics.items()}
+    lost = since[..., -1]
+
+    def mark(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        lanes = np.zeros(leaf.shape[: lost.ndim], bool)
+        lanes[... if lost.ndim == 0 else slice(lost.size)] = lost
+        lanes = lanes.reshape(lanes.shape + (1,) * (leaf.ndim - lost.ndim))
+        return jnp.where(lanes, jnp.array(jnp.nan, leaf.dtype), leaf)
+
+    return state._replace(variables=jax.tree.map(mark, state.variables)), new._replace(
+        metrics=metrics
+    )
 
 
 def _choose_over_seeds(task, start, data, batch_size) -> OverSeeds:
