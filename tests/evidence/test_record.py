@@ -91,6 +91,7 @@ def test_record_says_all_that_the_run_directory_promises(tmp_path: pathlib.Path)
     assert back["curves"] == {"x": [0, 1, 2], "y": [0.5, None, 1.0]}
     assert "extra" in [figure["name"] for figure in back["figures"]]
     assert back["data"][0]["source"] == "/x"
+    assert repr(back) == repr(record)
 
 
 def test_json_is_strict(tmp_path: pathlib.Path) -> None:
@@ -123,7 +124,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path, monkeypa
         ({"not_tested": {}}, {}, "claim C2: no arm 'far'"),
         ({}, {"seeds": [0, 1]}, "'score' of arm 'new' has 3 values for 2 seeds"),
         ({}, {"config": {"a": {"b": object()}}}, "record.config.a.b is a object"),
-        ({"figures": [Figure("f", "", b""), Figure("f", "", b"")]}, {}, "two figures have one"),
+        (
+            {"figures": [Figure("f", "", b""), Figure("f", "", b"")]},
+            {},
+            "two figures have one name, 'f'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, fixed: dict, message: str) -> None:

@@ -251,16 +251,17 @@ def curves(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     _style(axes, grid="y")
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=4,
-        frameon=False,
-        fontsize=_TEXT - 1,
-        labelcolor=_INK,
-        handlelength=1.8,
-        columnspacing=1.4,
-    )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=4,
+            frameon=False,
+            fontsize=_TEXT - 1,
+            labelcolor=_INK,
+            handlelength=1.8,
+            columnspacing=1.4,
+        )
     return figure
 
 

@@ -94,11 +94,11 @@ def overview(runs: Sequence[Run], *, out_folder: str | os.PathLike[str]) -> str:
     ]
     if rows:
         headings = ("System", "Run", "Verdicts", "Seeds", "Started", "Took")
-        parts.append(f'<div class="card">{table(headings, rows, numeric=(0, 3))}</div>')
+        parts.append(f'<div class="card">{table(headings, rows, numeric=(3,))}</div>')
     unreadable = [run for run in runs if run.state == "unreadable"]
     if unreadable:
-        rows = [[f"<code>{escape(run.folder)}</code>", escape(run.reason)] for run in unreadable]
-        parts.append("<h2>Could not be read</h2>" + table(("Directory", "Why"), rows))
+        items = "".join(f"<li>{escape(run.reason)}</li>" for run in unreadable)
+        parts.append(f"<h2>Could not be read</h2><ul>{items}</ul>")
     unfinished = [run for run in runs if run.state == "unfinished"]
     if unfinished:
         items = "".join(f"<li><code>{escape(run.folder)}</code></li>" for run in unfinished)
@@ -127,8 +127,8 @@ def _row(run: Run, out_folder: pathlib.Path) -> list[str]:
         f'{title}<br><span class="soft small">{escape(where)}</span>',
         f'<span class="badges">{badges or "no claims"}</span>',
         str(len(record["seeds"])),
-        escape(record["started"][:10]),
-        escape(wording.duration(record["duration_s"])),
+        f'<span class="date">{escape(record["started"][:10])}</span>',
+        f'<span class="date">{escape(wording.duration(record["duration_s"]))}</span>',
     ]
 
 

@@ -54,9 +54,10 @@ a { color: var(--link); }
 .beside dt { color: var(--soft); font-size: .8125rem; }
 .beside dd { margin: 2px 0 0; }
 figure { margin: 14px 0 4px; }
-.picture { overflow-x: auto; background: #fff; border-radius: 8px; padding: 6px; }
-.picture img { display: block; width: 640px; max-width: 100%; min-width: 440px; height: auto;
-  margin: 0 auto; }
+table .badge { font-size: .8125rem; padding: 1px 9px; }
+.date { white-space: nowrap; }
+.picture { background: #fff; border-radius: 8px; padding: 6px; }
+.picture img { display: block; width: 640px; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: .8125rem; margin-top: 6px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
@@ -69,8 +70,8 @@ summary { cursor: pointer; color: var(--link); font-size: .9375rem; }
 code, pre { font: .875rem/1.45 ui-monospace, "Liberation Mono", Menlo, monospace; }
 code { background: var(--code); border-radius: 5px; padding: 1px 5px; overflow-wrap: anywhere; }
 pre { background: var(--code); border-radius: 8px; padding: 12px 14px; margin: 8px 0;
-  overflow-x: auto; user-select: all; }
-pre code { background: none; padding: 0; overflow-wrap: normal; }
+  white-space: pre-wrap; user-select: all; }
+pre code { background: none; padding: 0; }
 ul { padding-left: 20px; margin: 8px 0; }
 footer { margin-top: 40px; color: var(--soft); font-size: .8125rem; }
 @media (max-width: 560px) {
@@ -79,6 +80,7 @@ footer { margin-top: 40px; color: var(--soft); font-size: .8125rem; }
   .card { padding: 14px; }
   .strip { gap: 8px; }
   .tile { padding: 10px; font-size: .8125rem; }
+  .picture { padding: 2px; margin: 0 -8px; }
   .head { flex-direction: column; gap: 8px; }
   .list { padding: 2px 14px; }
   .row { grid-template-columns: 1fr; }
@@ -142,7 +144,7 @@ def table(
     """A table that scrolls sideways when it has to.
 
     Args:
-      headings: as text.
+      headings: as text; none for a table of names and values.
       rows: cells as HTML.
       numeric: positions of the columns that are set to the right.
     """
@@ -152,8 +154,6 @@ def table(
         return "".join(f"<{tag}{c}>{v}</{tag}>" for c, v in zip(classes, values, strict=True))
 
     head = cells("th", [escape(heading) for heading in headings])
+    head = f"<thead><tr>{head}</tr></thead>\n" if headings else ""
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
-        "</table></div>"
-    )
+    return f'<div class="wide"><table>\n{head}<tbody>\n{body}\n</tbody>\n</table></div>'

@@ -105,7 +105,7 @@ def build_record(
       cost: what else it took, such as `{"steps_per_s": 812.0, "peak_memory_mib": 640}`.
 
     Returns:
-      Plain dicts, lists, texts and numbers, as `write_record` writes them.
+      Plain dicts, lists, texts and numbers, the same as `read_record` reads after `write_record`.
 
     Raises:
       ValueError: a claim that does not fit the arms, a value per seed too many or too few, an
@@ -156,6 +156,7 @@ def build_record(
         "curves": evidence.curves,
     }
     record = _plain(record, "record")
+    record["arms"] = _arms(record["arms"])
     figures = [*standard_figures(record), *evidence.figures]
     names = [figure.name for figure in figures]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -177,6 +178,16 @@ def _claim_entry(verdict: Verdict) -> dict[str, Any]:
     fields = {f.name: getattr(verdict, f.name) for f in dataclasses.fields(verdict)}
     del fields["claim"]
     return {**dataclasses.asdict(verdict.claim), **fields}
+
+
+def _arms(arms: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    return {
+        arm: {
+            metric: [math.nan if value is None else float(value) for value in values]
+            for metric, values in metrics.items()
+        }
+        for arm, metrics in arms.items()
+    }
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -276,13 +287,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"known: {', '.join(_OUTCOMES)}"
             )
     try:
-        record["arms"] = {
-            arm: {
-                metric: [math.nan if value is None else float(value) for value in values]
-                for metric, values in metrics.items()
-            }
-            for arm, metrics in record["arms"].items()
-        }
+        record["arms"] = _arms(record["arms"])
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: 'arms' is not arm -> metric -> values per seed") from error
     return record

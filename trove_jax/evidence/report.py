@@ -232,9 +232,7 @@ def _cost(record: Mapping[str, Any]) -> str:
     devices = record["environment"].get("devices")
     if devices:
         rows.append(["Devices", escape(devices)])
-    return "<h2>Cost</h2>" + table(("", ""), rows).replace(
-        "<thead><tr><th></th><th></th></tr></thead>\n", ""
-    )
+    return "<h2>Cost</h2>" + table((), rows)
 
 
 def _data(record: Mapping[str, Any]) -> str:
@@ -269,7 +267,7 @@ def _rerun(record: Mapping[str, Any]) -> str:
     return (
         f"<h2>Run it again</h2>{again}"
         f'<p class="soft small">Seeds {escape(seeds)}; started {escape(record["started"])}.</p>'
-        f"<details><summary>Versions</summary>{table(('Package', 'Version'), rows)}</details>"
+        f"<details><summary>Versions</summary>{table((), rows)}</details>"
         f"<details><summary>Configuration</summary><pre><code>{escape(config)}</code></pre>"
         "</details>"
     )
