@@ -1,0 +1,140 @@
+"""Perceptrons against NumPy, and their published sizes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trove_jax import models
+
+
+def _size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _normalise(x, p, mean=None, var=None):
+    mean = x.mean(0) if mean is None else mean
+    var = x.var(0) if var is None else var
+    return (x - mean) / np.sqrt(var + 1e-5) * p["scale"] + p["bias"]
+
+
+def _residual_reference(variables, x, *, train):
+    p = jax.tree.map(np.asarray, variables["params"])
+    stats = jax.tree.map(np.asarray, variables["batch_stats"])
+
+    def norm(y, params, stat):
+        return _normalise(y, params) if train else _normalise(y, params, stat["mean"], stat["var"])
+
+    x = np.asarray(x).reshape(len(x), -1)
+    x = np.maximum(norm(x @ p["input"]["kernel"], p["input_norm"], stats["input_norm"]), 0)
+    for i in range(4):
+        block, stat = p[f"block_{i}"], stats[f"block_{i}"]
+        y = np.maximum(norm(x @ block["dense_0"]["kernel"], block["norm_0"], stat["norm_0"]), 0)
+        y = norm(y @ block["dense_1"]["kernel"], block["norm_1"], stat["norm_1"])
+        x = np.maximum(x + y, 0)
+    return x @ p["output"]["kernel"] + p["output"]["bias"]
+
+
+def test_lenet_has_the_published_size():
+    model = models.lenet_300_100()
+    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    kernels = 784 * 300 + 300 * 100 + 100 * 10
+    assert _size(params) == kernels + 300 + 100 + 10 == 266_610
+    assert list(params) == ["hidden_0", "hidden_1", "output"]
+
+
+def test_lenet_equals_numpy_and_flattens():
+    model = models.lenet_300_100()
+    x = jax.random.normal(jax.random.key(1), (5, 28, 28))
+    variables = model.init(jax.random.key(0), x)
+    y = np.asarray(x).reshape(5, -1)
+    for name in ("hidden_0", "hidden_1", "output"):
+        y = y @ np.asarray(variables["params"][name]["kernel"])
+        y = y if name == "output" else np.maximum(y, 0)
+    got = model.apply(variables, x)
+    np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-5)
+    for flags in ({"train": True}, {"train": False}):
+        jitted = jax.jit(functools.partial(model.apply, **flags))(variables, x)
+        np.testing.assert_allclose(jitted, got, rtol=1e-5, atol=1e-5)
+
+
+def test_lenet_starts_glorot_normal():
+    params = models.lenet_300_100().init(jax.random.key(0), jnp.zeros((1, 784)))["params"]
+    for layer in params.values():
+        fan_in, fan_out = layer["kernel"].shape
+        std = np.sqrt(2 / (fan_in + fan_out))
+        # The estimate's own standard deviation is std / sqrt(2 n); five of them.
+        tolerance = 5 / np.sqrt(2 * layer["kernel"].size)
+        np.testing.assert_allclose(np.std(layer["kernel"]), std, rtol=tolerance)
+        assert np.all(np.asarray(layer["bias"]) == 0)
+
+
+def test_residual_mlp_has_the_size_of_its_formula():
+    model = models.residual_mlp()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 784)))
+    kernels = 784 * 160 + 8 * 160 * 160 + 160 * 10
+    norms = 9 * 2 * 160
+    assert _size(variables["params"]) == kernels + norms + 10
+    assert _size(variables["batch_stats"]) == norms
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        if path[-1].key == "kernel":
+            # He normal; five standard deviations of the estimate, as above.
+            tolerance = 5 / np.sqrt(2 * leaf.size)
+            np.testing.assert_allclose(np.std(leaf), np.sqrt(2 / leaf.shape[0]), rtol=tolerance)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_residual_mlp_equals_numpy(train):
+    model = models.residual_mlp(width=12, classes=3)
+    x = jax.random.normal(jax.random.key(1), (16, 5, 2))
+    variables = model.init(jax.random.key(0), x)
+    # Away from the start, where means are 0, variances and scales 1.
+    keys = iter(jax.random.split(jax.random.key(2), 99))
+    variables = jax.tree.map(
+        lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape), variables
+    )
+    got = model.apply(variables, x, train=train, mutable=["batch_stats"] if train else False)
+    got = got[0] if train else got
+    want = _residual_reference(variables, x, train=train)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+
+
+def test_residual_mlp_updates_batch_statistics_only_in_training():
+    model = models.residual_mlp(width=8)
+    x = 3 + jax.random.normal(jax.random.key(1), (32, 6))
+    variables = model.init(jax.random.key(0), x)
+    _, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    first = np.asarray(x @ variables["params"]["input"]["kernel"])
+    stats = updated["batch_stats"]["input_norm"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * first.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * first.var(0), rtol=1e-4)
+    _, kept = model.apply(variables, x, train=False, mutable=["batch_stats"])
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, kept, {"batch_stats": variables["batch_stats"]})
+    )
+
+
+# Flax's batch normalisation mixes its float32 statistics with half-precision inputs.
+@pytest.mark.parametrize("build", [models.lenet_300_100, models.residual_mlp])
+@jax.numpy_dtype_promotion("standard")
+def test_half_precision_computes_in_half_and_answers_in_float32(build):
+    x = jax.random.normal(jax.random.key(1), (4, 20))
+    full, half = build(), build(dtype=jnp.bfloat16)
+    variables = half.init(jax.random.key(0), x)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    got, want = half.apply(variables, x), full.apply(variables, x)
+    assert got.dtype == jnp.float32
+    assert not np.array_equal(got, want)
+    # bfloat16 rounds by 2^-9 per operation; ten layers deep.
+    np.testing.assert_allclose(got, want, atol=0.05 * float(jnp.abs(want).max()))
+
+
+def test_seeds_under_vmap_equal_the_loop():
+    model = models.residual_mlp(width=8)
+    x = jax.random.normal(jax.random.key(1), (3, 6))
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(lambda key: model.apply(model.init(key, x), x))(keys)
+    for key, got in zip(keys, together, strict=True):
+        np.testing.assert_allclose(got, model.apply(model.init(key, x), x), rtol=1e-4, atol=1e-5)

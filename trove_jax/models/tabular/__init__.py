@@ -1,0 +1,5 @@
+"""Networks of vectors."""
+
+from trove_jax.models.tabular.perceptron import MLP, ResidualMLP, lenet_300_100, residual_mlp
+
+__all__ = ["MLP", "ResidualMLP", "lenet_300_100", "residual_mlp"]
