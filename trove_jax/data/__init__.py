@@ -9,6 +9,7 @@ from trove_jax.data.augmentation import (
 from trove_jax.data.catalogue import DATA_SETS, describe
 from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
+from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
 from trove_jax.data.preparation import Prepared, prepare
 from trove_jax.data.source import DataSet, Location, cache_dir, contents_sha256, data_folder, find
 from trove_jax.data.splits import holdout, stratified_split
@@ -18,6 +19,7 @@ __all__ = [
     "DataSet",
     "ImageData",
     "ImageFolder",
+    "ImageInputs",
     "Location",
     "Prepared",
     "cache_dir",
@@ -28,11 +30,14 @@ __all__ = [
     "find",
     "holdout",
     "image_statistics",
+    "input_shape",
     "load_images",
+    "load_inputs",
     "prepare",
     "random_crop",
     "random_flip",
     "random_resized_crop",
+    "standard_augmentation",
     "standardize",
     "stratified_split",
 ]

@@ -173,7 +173,7 @@ def imp(
     count: Literal["round", "open_lth"] = "round",
     one_shot: bool = False,
     evaluate: Callable[[core.Variables], Mapping[str, jax.Array]] | None = None,
-    dense: core.TrainState | None = None,
+    dense: core.Variables | None = None,
     stage: str = "imp",
 ) -> IMPResult:
     """Finds sparse subnetworks of one network per key.
@@ -191,8 +191,8 @@ def imp(
       count: convention for the number of removed weights, as there.
       one_shot: prune once, to the density that `rounds` rounds would reach.
       evaluate: measures variables with a leading seed axis; gives `[s]` arrays.
-      dense: the dense networks of these keys, trained to the end, where they are known already;
-        a sweep over k needs them once.
+      dense: variables of the dense networks of these keys, trained to the end, where they are
+        known already; a sweep over k needs them once.
       stage: prefix of the stages' names.
 
     Returns:
@@ -212,37 +212,31 @@ def imp(
     start = init_fn(keys)
     if rewind:
         start = train_fn(start, None, keys, stage=f"{stage}/to_rewind", until=rewind)
-    end = dense or train_fn(start, None, keys, stage=f"{stage}/round_00")
+    if dense is None:
+        dense = train_fn(start, None, keys, stage=f"{stage}/round_00").variables
     mask = get_mask(start.opt_state)
     prune = jax.jit(
         jax.vmap(
             functools.partial(magnitude_mask, rate=rate, scope=scope, rates=rates, count=count)
         )
     )
-    masks, variables, metrics = [mask], [end.variables], [_measure(evaluate, end)]
+    masks, ends = [mask], [dense]
     for number in range(1, rounds + 1):
-        _check_end(end.variables["params"], mask, number - 1)
-        mask = prune(end.variables["params"], mask)
+        _check_end(ends[-1]["params"], mask, number - 1)
+        mask = prune(ends[-1]["params"], mask)
         _report_emptied(mask, number)
-        end = train_fn(start, mask, keys, stage=f"{stage}/round_{number:02d}")
         masks.append(mask)
-        variables.append(end.variables)
-        metrics.append(_measure(evaluate, end))
-    _check_end(end.variables["params"], mask, rounds)
+        ends.append(train_fn(start, mask, keys, stage=f"{stage}/round_{number:02d}").variables)
+    _check_end(ends[-1]["params"], mask, rounds)
+    metrics = [{} if evaluate is None else jax.device_get(evaluate(end)) for end in ends]
     stacked = _stack_rounds(masks)
     return IMPResult(
         masks=stacked,
-        variables=_stack_rounds(variables),
+        variables=_stack_rounds(ends),
         metrics={name: np.stack([m[name] for m in metrics], axis=1) for name in metrics[0]},
         densities=np.asarray(jax.vmap(jax.vmap(density))(stacked)),
         rewound=start,
     )
-
-
-def _measure(evaluate, end: core.TrainState) -> dict[str, np.ndarray]:
-    if evaluate is None:
-        return {}
-    return {name: np.asarray(value) for name, value in evaluate(end.variables).items()}
 
 
 def _check_end(params: PyTree, mask: PyTree, number: int) -> None:

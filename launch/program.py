@@ -1,0 +1,41 @@
+"""What all programs of `launch` share: how they read their flags and how they end."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from trove_jax.core.errors import TroveError, UsageError
+
+
+def run_program(main: Callable[[list[str]], None], *, extra: str | None = None) -> None:
+    """Runs a program: a mistake of the person who started it ends in one line, not a traceback.
+
+    Args:
+      main: called with the arguments that are no flags of this program.
+      extra: prefix of further arguments, such as `--config.`, that `main` reads itself.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        own = [arg for arg in argv if not (extra and arg.startswith(extra))]
+        rest = [arg for arg in argv if extra and arg.startswith(extra)]
+        try:
+            unread = flags.FLAGS(own)[1:]
+            if unread:
+                raise UsageError(f"unexpected argument {unread[0]!r}; flags start with --")
+        except (flags.Error, UsageError) as error:
+            _refuse(str(error).splitlines()[0], UsageError.exit_code)
+        return [argv[0], *rest]
+
+    def guarded(argv: list[str]) -> None:
+        try:
+            main(argv[1:])
+        except TroveError as error:
+            _refuse(str(error), error.exit_code)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _refuse(message: str, code: int) -> None:
+    print(f"{'stopped' if code == 75 else 'error'}: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,145 @@
+"""Runs an experiment and writes a report with its verdicts.
+
+    python -m launch.run --experiment=lottery_ticket --preset=laptop
+    python -m launch.run --experiment=lottery_ticket --preset=smoke --seeds=3 --config.rounds=2
+
+Ctrl-C stops after a save; the same command continues. In a directory that is finished it shows
+the verdicts.
+"""
+
+import datetime
+import logging
+import os
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+
+from launch.lookup import load_experiment, resolve_config
+from launch.program import run_program
+from trove_jax.core.errors import Interrupted, UsageError
+
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
+_PRESET = flags.DEFINE_string("preset", "laptop", "smoke, laptop or paper.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds (default: the preset's).", 1)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run (default: runs/EXPERIMENT-PRESET)."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets (default: TROVE_DATA_DIR).")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
+_KEEP_GOING = flags.DEFINE_bool(
+    "keep_going", False, "Go on with the other seeds after a loss that is NaN or infinite."
+)
+_SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between two checkpoints.", 1)
+_LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps per line of metrics.", 1)
+
+
+def main(overrides: list[str]) -> None:
+    """Resolves what is asked for, and runs it, continues it or shows it."""
+    if _EXPERIMENT.value is None:
+        raise UsageError("--experiment=NAME is missing; python -m launch.list shows the names")
+    experiment = load_experiment(_EXPERIMENT.value)
+    if _SEEDS.value is not None:
+        overrides = [*overrides, f"--config.seeds={_SEEDS.value}"]
+    config = resolve_config(experiment, _PRESET.value, overrides)
+    # One device per core: seeds on different devices run at once, each in a cache of its own.
+    flag = "--xla_force_host_platform_device_count"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} {flag}={min(cores, config.seeds)}"
+        )
+    if _DRY_RUN.value:
+        _describe(experiment, config)
+    else:
+        _run(experiment, config)
+
+
+def _run(experiment, config) -> None:
+    from trove_jax import core, evidence
+
+    name = _EXPERIMENT.value
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{_PRESET.value}")
+    directory = core.RunDirectory(
+        workdir,
+        {"experiment": name, "preset": _PRESET.value, "config": config.to_dict()},
+    )
+    if directory.finished:
+        print(f"{directory.path} is finished:")
+        _show(evidence.read_record(directory.evidence), directory)
+        return
+    logging.basicConfig(
+        filename=directory.path / "log.txt",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    warnings_to_person = logging.StreamHandler(sys.stderr)
+    warnings_to_person.setLevel(logging.WARNING)
+    logging.getLogger("trove_jax").addHandler(warnings_to_person)
+    if directory.resumed:
+        print(f"continuing in {directory.path}", file=sys.stderr)
+    started = datetime.datetime.now(datetime.UTC)
+    mesh = core.make_mesh()
+    context = core.Context(
+        directory=directory,
+        data_dir=pathlib.Path(_DATA_DIR.value) if _DATA_DIR.value else None,
+        mesh=mesh,
+        progress=core.Progress(total=sum(s.total_steps for s in experiment.plan(config))),
+        writer=core.MetricWriter(directory.path),
+        save_every=_SAVE_EVERY.value,
+        log_every=_LOG_EVERY.value,
+        keep_going=_KEEP_GOING.value,
+    )
+    try:
+        with core.catch_signals():
+            found = experiment.run(config, context)
+    except Interrupted as stop:
+        raise Interrupted(
+            f"{stop}, saved in {directory.path}; the same command continues"
+        ) from stop
+    finally:
+        context.close()
+    devices = mesh.devices.ravel()
+    record = evidence.build_record(
+        found,
+        system=experiment.SYSTEM,
+        claims=experiment.CLAIMS,
+        experiment=name,
+        preset=_PRESET.value,
+        seeds=list(range(config.seeds)),
+        started=started,
+        duration_s=directory.seconds,
+        environment=evidence.environment(devices=f"{devices.size} x {devices[0].device_kind}"),
+        config=config.to_dict(),
+        command=_command(),
+        cost=context.cost(),
+    )
+    evidence.publish(record, directory.path, figures=found.figures)
+    _show(record, directory)
+    directory.close()
+
+
+def _show(record, directory) -> None:
+    for claim in record["claims"]:
+        print(f"  {claim['verdict']:12}  {claim['id']}: {claim['statement']}")
+    print(f"report: {directory.report}")
+
+
+def _describe(experiment, config) -> None:
+    from trove_jax import core, data
+
+    print(config)
+    for name in experiment.data_sets(config):
+        location = data.find(data.describe(name), data_dir=_DATA_DIR.value)
+        print(f"data {name}: {location.description if location else 'not here'}")
+    print(core.describe_plan(experiment.plan(config)))
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "launch.run", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    run_program(main, extra="--config.")
