@@ -12,7 +12,6 @@ import pytest
 from trove_jax.evidence import (
     Claim,
     Evidence,
-    Figure,
     System,
     build_record,
     curves,
@@ -21,7 +20,7 @@ from trove_jax.evidence import (
     seed_dots,
     standard_figures,
 )
-from trove_jax.evidence.figures import COLOURS, png
+from trove_jax.evidence.figures import COLOURS
 
 CLAIMS = [
     Claim("D", "Higher.", "score", "new", "old", margin=0.5, unit="points"),
@@ -141,20 +140,6 @@ def test_curves_that_do_not_fit_are_refused(x, values, log_x: bool, message: str
     with pytest.raises(ValueError, match=message) as caught:
         curves(x, {"new": values}, xlabel="", ylabel="", log_x=log_x)
     assert "\n" not in str(caught.value)
-
-
-def test_a_figure_may_be_a_function_a_figure_or_a_png() -> None:
-    claims = make_record()["claims"]
-    content = png(Figure("a", "", effect_intervals(claims)))
-    assert png(Figure("a", "", lambda: effect_intervals(claims))) == content
-    assert png(Figure("a", "", content)) == content
-
-
-@pytest.mark.parametrize("draw", [b"GIF89a", lambda: None, "a.png"])
-def test_anything_else_is_refused(draw) -> None:
-    with pytest.raises(ValueError, match="figure 'a' gives") as caught:
-        png(Figure("a", "", draw))
-    assert "PNG" in str(caught.value)
 
 
 def test_importing_the_room_loads_no_plotting_no_scipy_and_no_jax() -> None:

@@ -3,15 +3,14 @@
 from trove_jax.evidence.claim import Claim, System
 from trove_jax.evidence.environment import environment
 from trove_jax.evidence.figures import (
-    Figure,
     curves,
     effect_intervals,
-    save_figures,
     seed_dots,
     standard_figures,
 )
 from trove_jax.evidence.judge import Verdict, judge
 from trove_jax.evidence.overview import Run, find_runs, overview, overview_text
+from trove_jax.evidence.pictures import Figure, save_figures
 from trove_jax.evidence.record import (
     Evidence,
     build_record,

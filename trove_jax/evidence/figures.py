@@ -4,14 +4,12 @@ They are matplotlib Figures made without pyplot, so nothing global changes and n
 window. An arm has the same colour and marker in every figure of a run.
 """
 
-import dataclasses
-import io
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trove_jax.evidence.pictures import Figure
 from trove_jax.evidence.statistics import paired_interval
 from trove_jax.evidence.wording import name_of
 
@@ -23,38 +21,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5E3C99", "#6B6B6B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 VERDICT_COLOURS = {"supported": "#1A7F4B", "contradicted": "#B3261E", "inconclusive": "#6B6B6B"}
-DPI = 200
-"""Twice the 100 pixels per inch that the report shows figures at."""
 
 _INK, _FAINT, _GRID = "#222222", "#8A8A8A", "#E4E4E4"
 _TEXT = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A picture of the report.
-
-    Args:
-      name: of its file, without the ending.
-      caption: what it shows, in a sentence.
-      draw: a function that returns a matplotlib Figure, a matplotlib Figure, or the bytes of a PNG.
-      claim: id of the claim it belongs to; empty for a picture of the whole run.
-
-    Raises:
-      ValueError: a name that is no plain file name.
-    """
-
-    name: str
-    caption: str
-    draw: Callable[[], Any] | Any
-    claim: str = ""
-
-    def __post_init__(self) -> None:
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "")
-        if not plain.isalnum() or not self.name.isascii() or self.name.startswith("."):
-            raise ValueError(
-                f"name={self.name!r} of a figure; use letters, digits, '.', '_' and '-'"
-            )
 
 
 def standard_figures(record: Mapping[str, Any]) -> list[Figure]:
@@ -263,40 +232,6 @@ def curves(
             columnspacing=1.4,
         )
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """Draws a figure as a PNG at twice the size it is shown at.
-
-    Raises:
-      ValueError: `draw` gives neither a matplotlib Figure nor the bytes of a PNG.
-    """
-    drawn: Any = figure.draw() if callable(figure.draw) else figure.draw
-    if isinstance(drawn, bytes):
-        if not drawn.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise ValueError(f"figure {figure.name!r} gives bytes that are no PNG")
-        return drawn
-    if not hasattr(drawn, "savefig"):
-        raise ValueError(
-            f"figure {figure.name!r} gives a {type(drawn).__name__}; wanted a matplotlib Figure or "
-            "the bytes of a PNG"
-        )
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def save_figures(figures: Sequence[Figure], folder: pathlib.Path) -> dict[str, bytes]:
-    """Draws figures and saves each as `<folder>/<name>.png`.
-
-    Returns:
-      Name -> bytes of the PNG.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {figure.name: png(figure) for figure in figures}
-    for name, content in drawn.items():
-        (folder / f"{name}.png").write_bytes(content)
-    return drawn
 
 
 def _figure(width: float, height: float) -> "MatplotlibFigure":

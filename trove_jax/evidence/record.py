@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from trove_jax.evidence.claim import Claim, System, nearest_name
-from trove_jax.evidence.figures import Figure, standard_figures
+from trove_jax.evidence.figures import standard_figures
 from trove_jax.evidence.judge import Verdict, judge
+from trove_jax.evidence.pictures import Figure
 
 FORMAT = 1
 

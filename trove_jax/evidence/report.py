@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from trove_jax.evidence import wording
-from trove_jax.evidence.figures import Figure, save_figures, standard_figures
+from trove_jax.evidence.figures import standard_figures
 from trove_jax.evidence.page import badge, escape, page, strip, table
+from trove_jax.evidence.pictures import Figure, save_figures
 from trove_jax.evidence.record import write_record, write_whole
 from trove_jax.evidence.statistics import paired_interval
 
