@@ -32,7 +32,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, smoothing: float = 0.
     _check_pair(logits, labels)
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"smoothing={smoothing} is outside [0, 1)")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if logits.dtype.itemsize < 4:
+        logits = logits.astype(jnp.float32)
     log_p = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
     if smoothing:

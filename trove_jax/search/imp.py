@@ -215,15 +215,11 @@ def imp(
     if dense is None:
         dense = train_fn(start, None, keys, stage=f"{stage}/round_00").variables
     mask = get_mask(start.opt_state)
-    prune = jax.jit(
-        jax.vmap(
-            functools.partial(magnitude_mask, rate=rate, scope=scope, rates=rates, count=count)
-        )
-    )
+    fixed_rates = tuple(rates.items()) if isinstance(rates, Mapping) else rates
     masks, ends = [mask], [dense]
     for number in range(1, rounds + 1):
         _check_end(ends[-1]["params"], mask, number - 1)
-        mask = prune(ends[-1]["params"], mask)
+        mask = _prune(ends[-1]["params"], mask, rate, scope, fixed_rates, count)
         _report_emptied(mask, number)
         masks.append(mask)
         ends.append(train_fn(start, mask, keys, stage=f"{stage}/round_{number:02d}").variables)
@@ -237,6 +233,18 @@ def imp(
         densities=np.asarray(jax.vmap(jax.vmap(density))(stacked)),
         rewound=start,
     )
+
+
+@functools.partial(jax.jit, static_argnames=("rate", "scope", "rates", "count"))
+def _prune(params, mask, rate, scope, rates, count):
+    one = functools.partial(
+        magnitude_mask,
+        rate=rate,
+        scope=scope,
+        rates=dict(rates) if isinstance(rates, tuple) else rates,
+        count=count,
+    )
+    return jax.vmap(one)(params, mask)
 
 
 def _check_end(params: PyTree, mask: PyTree, number: int) -> None:

@@ -43,6 +43,15 @@ def init_at_step(
         node = node._replace(count=jnp.full_like(node.count, step))
         if isinstance(node, optax.ScaleByScheduleState):
             return node
+        if isinstance(node, optax.schedules.InjectStatefulHyperparamsState):
+            # Each injected schedule counts for itself.
+            counts = {
+                name: state._replace(count=jnp.full_like(state.count, step))
+                if hasattr(state, "count")
+                else state
+                for name, state in node.hyperparams_states.items()
+            }
+            node = node._replace(hyperparams_states=counts)
         return node._replace(inner_state=walk(node.inner_state))
 
     def walk(state):
