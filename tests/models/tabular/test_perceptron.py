@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.variables import count, random_variables, shapes
 from trove_jax import models
-
-
-def _size(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _normalise(x, p, mean=None, var=None):
@@ -37,21 +34,22 @@ def _residual_reference(variables, x, *, train):
     return x @ p["output"]["kernel"] + p["output"]["bias"]
 
 
-def test_lenet_has_the_published_size():
+def test_lenet_has_the_publishedcount():
     model = models.lenet_300_100()
-    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+    params = shapes(model, (1, 28, 28, 1))["params"]
     kernels = 784 * 300 + 300 * 100 + 100 * 10
-    assert _size(params) == kernels + 300 + 100 + 10 == 266_610
+    assert count(params) == kernels + 300 + 100 + 10 == 266_610
     assert list(params) == ["hidden_0", "hidden_1", "output"]
 
 
 def test_lenet_equals_numpy_and_flattens():
     model = models.lenet_300_100()
     x = jax.random.normal(jax.random.key(1), (5, 28, 28))
-    variables = model.init(jax.random.key(0), x)
+    variables = random_variables(model, x.shape)
     y = np.asarray(x).reshape(5, -1)
     for name in ("hidden_0", "hidden_1", "output"):
         y = y @ np.asarray(variables["params"][name]["kernel"])
+        y = y + np.asarray(variables["params"][name]["bias"])
         y = y if name == "output" else np.maximum(y, 0)
     got = model.apply(variables, x)
     np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-5)
@@ -72,29 +70,30 @@ def test_lenet_starts_glorot_normal():
 
 
 def test_residual_mlp_has_the_size_of_its_formula():
-    model = models.residual_mlp()
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 784)))
+    variables = shapes(models.residual_mlp(), (1, 784))
     kernels = 784 * 160 + 8 * 160 * 160 + 160 * 10
     norms = 9 * 2 * 160
-    assert _size(variables["params"]) == kernels + norms + 10
-    assert _size(variables["batch_stats"]) == norms
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
-        if path[-1].key == "kernel":
-            # He normal; five standard deviations of the estimate, as above.
-            tolerance = 5 / np.sqrt(2 * leaf.size)
-            np.testing.assert_allclose(np.std(leaf), np.sqrt(2 / leaf.shape[0]), rtol=tolerance)
+    assert count(variables["params"]) == kernels + norms + 10
+    assert count(variables["batch_stats"]) == norms
+
+
+def test_residual_mlp_starts_he_normal():
+    model = models.residual_mlp(blocks=1)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 784)))["params"]
+    block = params["block_0"]
+    for layer in (params["input"], block["dense_0"], block["dense_1"], params["output"]):
+        kernel = layer["kernel"]
+        # Five standard deviations of the estimate, as above.
+        tolerance = 5 / np.sqrt(2 * kernel.size)
+        np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / kernel.shape[0]), rtol=tolerance)
+    assert set(block) == {"dense_0", "dense_1", "norm_0", "norm_1"}
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_residual_mlp_equals_numpy(train):
     model = models.residual_mlp(width=12, classes=3)
     x = jax.random.normal(jax.random.key(1), (16, 5, 2))
-    variables = model.init(jax.random.key(0), x)
-    # Away from the start, where means are 0, variances and scales 1.
-    keys = iter(jax.random.split(jax.random.key(2), 99))
-    variables = jax.tree.map(
-        lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape), variables
-    )
+    variables = random_variables(model, x.shape)
     got = model.apply(variables, x, train=train, mutable=["batch_stats"] if train else False)
     got = got[0] if train else got
     want = _residual_reference(variables, x, train=train)
@@ -104,12 +103,13 @@ def test_residual_mlp_equals_numpy(train):
 def test_residual_mlp_updates_batch_statistics_only_in_training():
     model = models.residual_mlp(width=8)
     x = 3 + jax.random.normal(jax.random.key(1), (32, 6))
-    variables = model.init(jax.random.key(0), x)
+    variables = random_variables(model, x.shape)
     _, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
     first = np.asarray(x @ variables["params"]["input"]["kernel"])
+    old = variables["batch_stats"]["input_norm"]
     stats = updated["batch_stats"]["input_norm"]
-    np.testing.assert_allclose(stats["mean"], 0.1 * first.mean(0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * first.var(0), rtol=1e-4)
+    np.testing.assert_allclose(stats["mean"], 0.9 * old["mean"] + 0.1 * first.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats["var"], 0.9 * old["var"] + 0.1 * first.var(0), rtol=1e-4)
     _, kept = model.apply(variables, x, train=False, mutable=["batch_stats"])
     assert jax.tree.all(
         jax.tree.map(jnp.array_equal, kept, {"batch_stats": variables["batch_stats"]})
@@ -122,7 +122,7 @@ def test_residual_mlp_updates_batch_statistics_only_in_training():
 def test_half_precision_computes_in_half_and_answers_in_float32(build):
     x = jax.random.normal(jax.random.key(1), (4, 20))
     full, half = build(), build(dtype=jnp.bfloat16)
-    variables = half.init(jax.random.key(0), x)
+    variables = random_variables(half, x.shape)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     got, want = half.apply(variables, x), full.apply(variables, x)
     assert got.dtype == jnp.float32
@@ -132,9 +132,11 @@ def test_half_precision_computes_in_half_and_answers_in_float32(build):
 
 
 def test_seeds_under_vmap_equal_the_loop():
-    model = models.residual_mlp(width=8)
+    model = models.residual_mlp(width=8, blocks=1)
     x = jax.random.normal(jax.random.key(1), (3, 6))
-    keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(lambda key: model.apply(model.init(key, x), x))(keys)
-    for key, got in zip(keys, together, strict=True):
-        np.testing.assert_allclose(got, model.apply(model.init(key, x), x), rtol=1e-4, atol=1e-5)
+    seeds = [random_variables(model, x.shape, seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+    together = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(stacked, x)
+    alone = jax.jit(model.apply)
+    for variables, got in zip(seeds, together, strict=True):
+        np.testing.assert_allclose(got, alone(variables, x), rtol=1e-4, atol=1e-5)

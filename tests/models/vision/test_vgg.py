@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.variables import count, random_variables, shapes
 from trove_jax import models
-
-
-def _size(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(11, 9.2), (13, 9.4), (16, 14.7), (19, 20.0)])
@@ -22,12 +19,8 @@ def test_sizes(depth, millions):
             size += 9 * inputs * width + 3 * width
             inputs = width
     size += 512 * 10 + 10
-    variables = jax.eval_shape(
-        models.cifar_vgg(depth).init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
-    )
-    assert _size(variables["params"]) == size
+    variables = shapes(models.cifar_vgg(depth), (1, 32, 32, 3))
+    assert count(variables["params"]) == size
     assert round(size / 1e6, 1) == millions
 
 
@@ -47,10 +40,7 @@ def test_equals_numpy(train):
     model = models.CifarVGG(stages=((3, 4), (5,), (6,)), classes=4)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 8, 12, 2)).astype(np.float32)
-    variables = jax.tree.map(
-        lambda leaf: leaf + 0.3 * rng.random(leaf.shape).astype(np.float32),
-        model.init(jax.random.key(0), x),
-    )
+    variables = random_variables(model, x.shape)
     p, stats = (jax.tree.map(np.asarray, variables[c]) for c in ("params", "batch_stats"))
     y = x
     for stage, layers in enumerate((2, 1, 1)):
@@ -79,10 +69,32 @@ def test_equals_numpy(train):
 def test_half_precision_answers_in_float32():
     model = models.CifarVGG(stages=((3,), (5,)), classes=4, dtype=jnp.bfloat16)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    variables = model.init(jax.random.key(0), x)
-    got = model.apply(variables, x)
+    variables = random_variables(model, x.shape)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes(model, x.shape)))
+    got = jax.jit(model.apply)(variables, x)
     assert got.dtype == jnp.float32
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+def test_gradient_in_a_scan_equals_the_gradient_outside():
+    model = models.CifarVGG(stages=((2,), (3,)), classes=4)
+    x = jax.random.normal(jax.random.key(1), (3, 4, 8, 8, 3))
+    variables = random_variables(model, x[0].shape)
+
+    def gradient(images):
+        def loss(params):
+            out, _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(jnp.square(out))
+
+        return jax.grad(loss)(variables["params"])
+
+    alone = jax.jit(gradient)
+    inside = jax.jit(lambda x: jax.lax.map(gradient, x))(x)
+    outside = [alone(images) for images in x]
+    for i, want in enumerate(outside):
+        for got, w in zip(jax.tree.leaves(inside), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(got[i], w, rtol=1e-3, atol=1e-3 * float(jnp.abs(w).max()))
 
 
 def test_an_unknown_depth_is_refused():
