@@ -94,7 +94,9 @@ def cache(tmp_path, monkeypatch) -> pathlib.Path:
 def idx_bytes(array: np.ndarray) -> bytes:
     """An IDX file, written from its definition."""
     return (
-        bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
     )
 
 

@@ -1,6 +1,7 @@
 """Transfers over a real socket: whole, wrong, cut, refused, resumed."""
 
 import hashlib
+import socket
 
 import pytest
 
@@ -126,10 +127,12 @@ def test_a_silent_server_is_given_up(server, samples, tmp_path):
         fetch([f"{server.url}/a.bin"], tmp_path / "a.bin", timeout=0.2)
 
 
-def test_nobody_there(server, tmp_path):
-    port = server.server_address[1]
-    server.socket.close()
-    with pytest.raises(DataUnavailable, match=f"127.0.0.1:{port}/a.bin: .*refused"):
+def test_nobody_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(DataUnavailable, match=rf"127\.0\.0\.1:{port}/a\.bin: .*refused"):
         fetch([f"http://127.0.0.1:{port}/a.bin"], tmp_path / "a.bin")
 
 

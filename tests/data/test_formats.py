@@ -139,7 +139,7 @@ def test_a_pickle_that_would_make_a_file_is_refused_without_making_it(tmp_path):
 )
 def test_a_pickle_with_anything_but_plain_uint8_arrays_is_refused(value):
     contents = pickle.dumps({b"data": value, b"labels": [0, 1]}, protocol=2)
-    with pytest.raises(DataUnavailable, match="refused|no CIFAR batch|holds no uint8 array"):
+    with pytest.raises(DataUnavailable, match=r"refused|no CIFAR batch|holds no uint8 array"):
         read_cifar_batch(contents, name="b")
 
 

@@ -95,7 +95,7 @@ def test_missing_folders_say_what_goes_where(root, tmp_path):
     with pytest.raises(DataUnavailable, match=r"holds no images; put them there as train/<class>"):
         data.ImageFolder(tmp_path / "empty", "train")
     (root / "val" / "n99").mkdir()
-    with pytest.raises(DataUnavailable, match="n99 is a class that .*train lacks"):
+    with pytest.raises(DataUnavailable, match=r"n99 is a class that .*train lacks"):
         data.ImageFolder(root, "val")
 
 

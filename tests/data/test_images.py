@@ -46,7 +46,8 @@ def test_real_colour_images(data_dir):
 def test_real_statistics_are_the_published_ones(data_dir, name, mean, std):
     loaded = data.load_images(name, data_dir=data_dir)
     found = data.image_statistics(loaded.train["image"])
-    np.testing.assert_allclose(np.ravel(found), [mean, std], atol=1.01e-4)
+    # Published to four digits; the grey levels that the file of MNIST has off move std by 1e-4.
+    np.testing.assert_allclose(np.ravel(found), [mean, std], atol=2e-4)
     assert ("remark" in loaded.provenance) == (name == "mnist")
 
 

@@ -26,7 +26,19 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """
     _check_images(images)
     flip = jax.random.bernoulli(key, shape=(images.shape[0],))
+    return lax.platform_dependent(images, flip, cpu=_flip_by_index, default=_flip_by_reversal)
+
+
+def _flip_by_reversal(images: jax.Array, flip: jax.Array) -> jax.Array:
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _flip_by_index(images: jax.Array, flip: jax.Array) -> jax.Array:
+    """The same images. XLA on a CPU fuses a reversal with the gather that made the batch, or with
+    a crop, and computes that twice for every pixel: up to four times the time of this form."""
+    columns = jnp.arange(images.shape[2], dtype=jnp.int32)
+    columns = jnp.where(flip[:, None], columns[::-1][None], columns[None])
+    return jnp.take_along_axis(images, columns[:, None, :, None], axis=2)
 
 
 def random_crop(key: jax.Array, images: jax.Array, *, padding: int) -> jax.Array:
