@@ -155,23 +155,23 @@ def test_nan_in_pruned_entries_reaches_nothing():
 
 def test_vmap_over_seeds_equals_the_loop():
     x = jax.random.normal(jax.random.key(1), (8, 6))
-    inner = OPTIMISERS["adamw"]
+    networks = [_network(jax.random.key(seed)) for seed in range(3)]
+    masks = [_random_mask(jax.random.key(9 + seed), p) for seed, p in enumerate(networks)]
 
-    def run(seed):
-        params = _network(jax.random.fold_in(jax.random.key(0), seed))
-        mask = _random_mask(jax.random.fold_in(jax.random.key(2), seed), params)
-        tx = masked(inner, mask)
+    def run(params, mask):
+        tx = masked(OPTIMISERS["adamw"], mask)
         start = apply_mask(params, mask)
         final, state = _train(tx, start, tx.init(start), x)
         return final, state.mask
 
-    together = jax.jit(jax.vmap(run))(jnp.arange(3))
-    for seed in range(3):
-        alone = jax.jit(run)(seed)
-        mine = jax.tree.map(lambda leaf, s=seed: leaf[s], together)
-        for got, want in zip(jax.tree.leaves(mine), jax.tree.leaves(alone), strict=True):
-            # Batched matmuls sum in another order; Adam divides by small second moments.
-            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+    def stack(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    alone, together = jax.jit(run), jax.jit(jax.vmap(run))(stack(networks), stack(masks))
+    loop = stack([alone(params, mask) for params, mask in zip(networks, masks, strict=True)])
+    for got, want in zip(jax.tree.leaves(together), jax.tree.leaves(loop), strict=True):
+        # Batched matmuls sum in another order; Adam divides by small second moments.
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
 def test_another_mask_in_the_state_does_not_compile_again():

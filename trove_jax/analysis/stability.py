@@ -72,7 +72,8 @@ def masked_angle(a: PyTree, b: PyTree, mask: PyTree) -> jax.Array:
 
     2 atan2(|u - v|, |u + v|) with u, v the normalised m * A and m * B: equal to
     arccos(<m * A, m * B> / (|m * A| |m * B|)), which cannot tell angles below 0.02 degrees from 0
-    in float32 and gives NaN where rounding lifts the cosine above 1. This form resolves 1e-5 degrees.
+    in float32 and gives NaN where rounding lifts the cosine above 1. This form resolves 1e-5
+    degrees.
 
     Scale-free, unlike the distance: report it where batch normalisation or rectified units make
     the scale of weights arbitrary.
