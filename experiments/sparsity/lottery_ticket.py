@@ -331,7 +331,8 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
         ),
         core.plan_stage(
             "rewinding",
-            *_rewinding_task(config.network, rewinding),
+            _rewinding_task(config.network, rewinding),
+            _momentum_sgd(rewinding, rewinding.learning_rate),
             runs=2 + (len(rewinding.k) + 1) * (per_k + 1),
             seeds=config.seeds,
             steps=rewinding.steps,
@@ -441,7 +442,8 @@ def _run_tickets(settings, context, keys) -> Evidence:
 def _run_rewinding(network, settings, context, keys) -> Evidence:
     """A sweep over the rewinding step k at a high learning rate, and k = 0 at a low one."""
     images = trove_jax.data.load_inputs(settings.data, data_dir=context.data_dir)
-    sweep = functools.partial(_sweep, network, settings, context, images, keys)
+    task = _rewinding_task(network, settings, images.prepare)
+    sweep = functools.partial(_sweep, settings, context, task, images, keys)
     high = sweep(learning_rate=settings.learning_rate, ks=settings.k, stage="rewinding")
     low = sweep(learning_rate=settings.low_learning_rate, ks=(0,), stage="low_lr")
     names = {settings.early: "early", settings.late: "late"}
@@ -502,13 +504,12 @@ def _run_rewinding(network, settings, context, keys) -> Evidence:
     )
 
 
-def _sweep(network, settings, context, images, keys, *, learning_rate, ks, stage) -> dict[str, Any]:
+def _sweep(settings, context, task, images, keys, *, learning_rate, ks, stage) -> dict[str, Any]:
     """Prunes from several rewinding steps; each point measures accuracy and both stabilities."""
     search = trove_jax.search
-    task, tx = _rewinding_task(network, settings, images.prepare, learning_rate)
     training = search.masked_training(
         task,
-        tx,
+        _momentum_sgd(settings, learning_rate),
         images.train,
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -627,10 +628,10 @@ def _ticket_task(settings, prepare=None):
     return task, optax.adam(settings.learning_rate)
 
 
-def _rewinding_task(network, settings, prepare=None, learning_rate=None):
-    """A network with batch-norm, with momentum SGD, drops and weight decay on kernels."""
-    models = trove_jax.models
-    shape, classes = trove_jax.data.input_shape(settings.data)
+def _rewinding_task(network, settings, prepare=None):
+    """Classification by a network with batch-norm."""
+    data, models = trove_jax.data, trove_jax.models
+    shape, classes = data.input_shape(settings.data)
     module = {
         "residual_mlp": lambda: models.residual_mlp(
             width=settings.width, blocks=settings.blocks, classes=classes
@@ -639,26 +640,24 @@ def _rewinding_task(network, settings, prepare=None, learning_rate=None):
         "vgg19": lambda: models.cifar_vgg(19, classes=classes),
         "resnet50": lambda: models.resnet50(classes=classes),
     }[network]()
-    rate = settings.learning_rate if learning_rate is None else learning_rate
-    warm_up = optax.linear_schedule(0.0, 1.0, settings.warmup) if settings.warmup else None
-    drops = {int(share * settings.steps): 0.1 for share in settings.drops}
-    steps_down = optax.piecewise_constant_schedule(rate, drops)
-    augment = trove_jax.data.standard_augmentation(settings.data) if settings.augment else None
-    task = trove_jax.losses.classification(
+    return trove_jax.losses.classification(
         module,
         shape,
-        augment=augment,
+        augment=data.standard_augmentation(settings.data) if settings.augment else None,
         prepare=prepare,
         evaluation=settings.evaluation,
     )
-    tx = optax.chain(
+
+
+def _momentum_sgd(settings, learning_rate):
+    """Momentum SGD with drops by 10, a linear warm-up, and weight decay on kernels."""
+    drops = {int(share * settings.steps): 0.1 for share in settings.drops}
+    rate = optax.piecewise_constant_schedule(learning_rate, drops)
+    warm_up = optax.linear_schedule(0.0 if settings.warmup else 1.0, 1.0, settings.warmup or 1)
+    return optax.chain(
         optax.add_decayed_weights(settings.weight_decay, mask=_kernels),
-        optax.sgd(
-            lambda step: steps_down(step) * (1.0 if warm_up is None else warm_up(step)),
-            momentum=0.9,
-        ),
+        optax.sgd(lambda step: rate(step) * warm_up(step), momentum=0.9),
     )
-    return task, tx
 
 
 def _kernels(params):

@@ -20,6 +20,7 @@ from trove_jax.core.errors import NonFiniteLoss
 from trove_jax.core.history import History
 from trove_jax.core.metrics import LogMetrics, MetricWriter
 from trove_jax.core.progress import Progress, ShowProgress
+from trove_jax.core.pytrees import from_host, to_host
 from trove_jax.core.run_directory import RunDirectory
 from trove_jax.core.steps import TrainState, init_state, init_states
 from trove_jax.core.task import Data, Task
@@ -79,7 +80,8 @@ class Context:
           **options: further arguments of `core.train`.
 
         Returns:
-          As `core.train`; the records are those of the whole stage.
+          As `core.train`; the records are those of the whole stage, and the state is on the
+          default device, whether it was trained now or read back.
         """
         return self._stage(stage, train, init_state, task, tx, data, key, steps, start, options)
 
@@ -129,6 +131,7 @@ class Context:
             )
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{stage}: {error}; {_last_good(checkpoints)}") from error
+        state = jax.tree.map(jnp.asarray, from_host(to_host(state), state))
         self.train_seconds += time.monotonic() - began
         self.steps_done += history.steps.size * (1 if keys.ndim == 0 else keys.shape[0])
         if self.directory is not None:
