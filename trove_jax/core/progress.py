@@ -39,7 +39,7 @@ class Progress:
         text = f"loss {loss:.4f}, {moment.steps_per_second:.3g} steps/s, {self._left(moment)} left"
         if self._live is not None:
             if self._bar is None:
-                self._bar = self._live.add_task("", total=self._total or moment.steps)
+                self._bar = self._live.add_task("", total=self._total or moment.steps, text="")
                 self._live.start()
             done = self._done if self._total else moment.step
             self._live.update(self._bar, completed=done, description=stage, text=text)

@@ -5,6 +5,7 @@
           evidence.json  report.html  figures/      when the run is finished
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -41,20 +42,21 @@ class RunDirectory:
         self.identity = json_digest(run)
         self._began = time.monotonic()
         config = self.path / "config.json"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.resumed = config.exists()
-            if self.resumed:
-                _check_same_run(config, run)
-            else:
-                write_durably(config, json.dumps(run, indent=1).encode())
-        except BlockingIOError as error:
-            self._lock.close()
-            raise RunMismatch(f"another process is running in {self.path}") from error
-        except OSError as error:
-            raise TroveError(f"cannot write to {self.path}: {error.strerror}") from error
+        with contextlib.ExitStack() as on_failure:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = on_failure.enter_context((self.path / ".lock").open("w"))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.resumed = config.exists()
+                if self.resumed:
+                    _check_same_run(config, run)
+                else:
+                    write_durably(config, json.dumps(run, indent=1).encode())
+            except BlockingIOError as error:
+                raise RunMismatch(f"another process is running in {self.path}") from error
+            except OSError as error:
+                raise TroveError(f"cannot write to {self.path}: {error.strerror}") from error
+            on_failure.pop_all()
         self._before = _read_seconds(self._clock) if self.resumed else 0.0
 
     @property
