@@ -93,8 +93,10 @@ def test_gradient_in_a_scan_equals_the_gradient_outside():
     inside = jax.jit(lambda x: jax.lax.map(gradient, x))(x)
     outside = [alone(images) for images in x]
     for i, want in enumerate(outside):
+        # Biases before a normalisation have gradient 0, of which only rounding is left.
+        largest = max(float(jnp.abs(w).max()) for w in jax.tree.leaves(want))
         for got, w in zip(jax.tree.leaves(inside), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(got[i], w, rtol=1e-3, atol=1e-3 * float(jnp.abs(w).max()))
+            np.testing.assert_allclose(got[i], w, rtol=1e-3, atol=1e-4 * largest)
 
 
 def test_an_unknown_depth_is_refused():

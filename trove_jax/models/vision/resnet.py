@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.layers import Conv
+from trove_jax.layers import Conv, max_pool
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
 
 BatchNorm = nn.BatchNorm
@@ -143,7 +143,7 @@ class ResNet(nn.Module):
         )
         x = conv(self.width, (7, 7), strides=2, padding=3, name="stem")(x)
         x = nn.relu(norm(name="stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore
+        x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 x = _BottleneckBlock(

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.layers import Conv
+from trove_jax.layers import Conv, max_pool
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
 
 BatchNorm = nn.BatchNorm
@@ -57,7 +57,7 @@ class CifarVGG(nn.Module):
         check_images(x, smallest=2 ** (len(self.stages) - 1))
         for stage, widths in enumerate(self.stages):
             if stage:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x, (2, 2), strides=(2, 2))
             for layer, width in enumerate(widths):
                 x = Conv(
                     width,
