@@ -10,9 +10,10 @@ A transfer that was cut is continued by the same command; a set that is here is 
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
-from trove_jax.core import Interrupted, TroveError, UsageError
+from launch.program import run_program
+from trove_jax.core import Interrupted, UsageError
 from trove_jax.data import catalogue, source
 from trove_jax.data.preparation import prepare
 
@@ -126,26 +127,20 @@ def _print_prepared(name: str) -> None:
         print(f"remark: {remark}")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Does what the flags say; without any, lists."""
-    try:
-        if len(argv) > 1:
-            raise UsageError(f"unexpected argument {argv[1]!r}; sets are named by --prepare=NAME")
-        if _PREPARE.value is None and (_FROM.value or _MIRROR.value):
-            raise UsageError("--from and --mirror need --prepare=NAME")
-        if _MIRROR.value and not _MIRROR.value.startswith(("http://", "https://")):
-            raise UsageError(f"--mirror={_MIRROR.value} does not begin with http:// or https://")
-        if _PREPARE.value is not None:
-            try:
-                _print_prepared(_PREPARE.value)
-            except KeyboardInterrupt:
-                raise Interrupted("stopped; the same command continues") from None
-        if _LIST.value or _PREPARE.value is None:
-            _print_list(_DATA_DIR.value)
-    except TroveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    if _PREPARE.value is None and (_FROM.value or _MIRROR.value):
+        raise UsageError("--from and --mirror need --prepare=NAME")
+    if _MIRROR.value and not _MIRROR.value.startswith(("http://", "https://")):
+        raise UsageError(f"--mirror={_MIRROR.value} does not begin with http:// or https://")
+    if _PREPARE.value is not None:
+        try:
+            _print_prepared(_PREPARE.value)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; the same command continues") from None
+    if _LIST.value or _PREPARE.value is None:
+        _print_list(_DATA_DIR.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

@@ -6,12 +6,12 @@ Without --out only the table is printed. Runs that are unfinished or cannot be r
 """
 
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
 
-from trove_jax.core.errors import TroveError, UsageError
-from trove_jax.evidence import find_runs, overview, overview_text, write_whole
+from launch.program import run_program
+from trove_jax.core import TroveError, UsageError, write_durably
+from trove_jax.evidence import find_runs, overview, overview_text
 
 _RUNS = flags.DEFINE_string("runs", "runs", "Folder that holds run directories, at any depth.")
 _OUT = flags.DEFINE_string("out", None, "Write the page to this file.")
@@ -32,22 +32,16 @@ def _show(runs_folder: str, out: str | None) -> None:
         raise UsageError(f"--out={out} is a directory; name a file, such as {out}/verdicts.html")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, overview(runs, out_folder=target.parent).encode())
+        write_durably(target, overview(runs, out_folder=target.parent).encode())
     except OSError as error:
         raise TroveError(f"--out={out} cannot be written: {error}") from error
     print(f"\npage: {target}")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Does what the flags say."""
-    try:
-        if len(argv) > 1:
-            raise UsageError(f"unexpected argument {argv[1]!r}; name the folder by --runs=DIR")
-        _show(_RUNS.value, _OUT.value)
-    except TroveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    _show(_RUNS.value, _OUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

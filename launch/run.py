@@ -8,6 +8,7 @@ the verdicts.
 """
 
 import datetime
+import json
 import logging
 import os
 import pathlib
@@ -130,7 +131,7 @@ def _show(record, directory) -> None:
 def _describe(experiment, config) -> None:
     from trove_jax import core, data
 
-    print(config)
+    print(json.dumps(config.to_dict(), indent=1))
     for name in experiment.data_sets(config):
         location = data.find(data.describe(name), data_dir=_DATA_DIR.value)
         print(f"data {name}: {location.description if location else 'not here'}")

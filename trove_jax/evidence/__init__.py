@@ -16,7 +16,6 @@ from trove_jax.evidence.record import (
     build_record,
     read_record,
     write_record,
-    write_whole,
 )
 from trove_jax.evidence.report import publish, render
 from trove_jax.evidence.statistics import Interval, paired_interval
@@ -45,5 +44,4 @@ __all__ = [
     "seed_dots",
     "standard_figures",
     "write_record",
-    "write_whole",
 ]

@@ -224,26 +224,9 @@ def write_record(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
       OSError: the file cannot be written.
     """
     text = json.dumps(_plain(record, "record"), allow_nan=False, indent=1, ensure_ascii=False)
-    write_whole(path, (text + "\n").encode())
+    from trove_jax.core import write_durably  # with it comes jax, which judging does without
 
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file beside its place, syncs it, and moves it there in one step."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durably(path, (text + "\n").encode())
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:

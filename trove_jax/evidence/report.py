@@ -17,7 +17,7 @@ from trove_jax.evidence import wording
 from trove_jax.evidence.figures import standard_figures
 from trove_jax.evidence.page import badge, escape, page, strip, table
 from trove_jax.evidence.pictures import Figure, save_figures
-from trove_jax.evidence.record import write_record, write_whole
+from trove_jax.evidence.record import write_record
 from trove_jax.evidence.statistics import paired_interval
 
 
@@ -41,13 +41,15 @@ def publish(
       ValueError: a figure that cannot be drawn.
       OSError: a file cannot be written.
     """
+    from trove_jax.core import write_durably
+
     workdir = pathlib.Path(workdir)
     pictures = save_figures([*standard_figures(record), *figures], workdir / "figures")
     for entry in record["figures"]:
         saved = workdir / "figures" / f"{entry['name']}.png"
         if entry["name"] not in pictures and saved.is_file():
             pictures[entry["name"]] = saved.read_bytes()
-    write_whole(workdir / "report.html", render(record, pictures).encode())
+    write_durably(workdir / "report.html", render(record, pictures).encode())
     write_record(record, workdir / "evidence.json")
 
 

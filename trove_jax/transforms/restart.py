@@ -33,7 +33,8 @@ def init_at_step(
       >>> schedule = optax.piecewise_constant_schedule(1.0, {10: 0.1})
       >>> tx = optax.sgd(schedule)
       >>> state = init_at_step(tx, jnp.zeros(1), 10)
-      >>> print(tx.update(jnp.ones(1), state)[0].round(3))
+      >>> with jax.numpy_dtype_promotion("standard"):
+      ...     print(tx.update(jnp.ones(1), state)[0].round(3))
       [-0.1]
     """
 

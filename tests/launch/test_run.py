@@ -1,0 +1,139 @@
+"""launch.run and launch.list as they are typed: refusals, interruption, resumption, the end."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = (
+    "--experiment=lottery_ticket",
+    "--preset=smoke",
+    "--save_every=10",
+    "--config.tickets.rounds=1",
+    "--config.tickets.shown_rounds=1,",
+    "--config.rewinding.residual_mlp.k=0,4,8",
+    "--config.rewinding.residual_mlp.late=8",
+)
+
+
+def start(module, *arguments, cache):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{module}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(module, *arguments, cache="/nonexistent"):
+    process = start(module, *arguments, cache=cache)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--experiment=NAME is missing"),
+        (["--experiment=lotery_ticket"], "'lotery_ticket'; did you mean 'lottery_ticket'?"),
+        ([SMALL[0], "--preset=smok"], "no preset is called 'smok'; did you mean 'smoke'?"),
+        (
+            [SMALL[0], "--config.tickets.round=3"],
+            "no key 'tickets.round'; did you mean 'tickets.rounds'?",
+        ),
+        ([SMALL[0], "--config.seeds=many"], "--config.seeds=many is no int"),
+        ([SMALL[0], "--config.seeds=1.5"], "is float; it replaces 10"),
+        ([SMALL[0], "--config.seeds"], "sets nothing"),
+        ([SMALL[0], "--sedes=3"], "sedes"),
+        ([SMALL[0], "stray"], "unexpected argument 'stray'"),
+        ([SMALL[0], "--seeds=0"], "seeds"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line_with_exit_code_2(arguments, message):
+    code, out, err = run("run", *arguments)
+    lines = [line for line in err.splitlines() if line]
+    assert code == 2
+    assert not out
+    assert len(lines) == 1, err
+    assert message in lines[0]
+
+
+def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
+    code, _, err = run(
+        "run", SMALL[0], "--preset=paper", f"--workdir={tmp_path}", f"--data_dir={tmp_path}"
+    )
+    assert code == 66
+    assert "launch.data --prepare=" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_dry_run_prints_configuration_data_steps_and_memory(tmp_path):
+    code, out, _ = run("run", *SMALL, "--dry_run", f"--workdir={tmp_path / 'none'}")
+    assert code == 0
+    assert '"rounds": 1' in out
+    assert "data digits:" in out
+    assert "MiB" in out
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_list_names_experiments_presets_and_data():
+    code, out, _ = run("list", "--runs=/nonexistent")
+    assert code == 0
+    assert "01  lottery_ticket" in out
+    assert "smoke laptop" in out
+    assert "not run here" in out
+
+
+def verdicts(out):
+    return [line for line in out.splitlines() if "  C" in line]
+
+
+def test_interrupted_continued_finished_and_refused(tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    code, _, err = run("run", *SMALL, f"--workdir={tmp_path / 'straight'}", cache=tmp_path)
+    assert code == 0, err
+
+    process = start("run", *SMALL, workdir, cache=tmp_path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert "the same command continues" in err.splitlines()[-1]
+
+    code, out, err = run("run", *SMALL, workdir, cache=tmp_path)
+    assert code == 0, err
+    assert "continuing in" in err
+    evidence = [
+        json.loads((tmp_path / r / "evidence.json").read_text()) for r in ("run", "straight")
+    ]
+    assert evidence[0]["arms"] == evidence[1]["arms"]
+    assert "C1-rewinding" in out
+
+    code, again, _ = run("run", *SMALL, workdir, cache=tmp_path)
+    assert code == 0
+    assert "is finished" in again
+    assert [x for x in out.splitlines() if "C1-" in x] == [
+        x for x in again.splitlines() if "C1-" in x
+    ]
+
+    code, _, err = run("run", *SMALL, "--seeds=3", workdir, cache=tmp_path)
+    assert code == 2
+    assert "config.seeds is 2 there and 3 here" in err
+
+    code, out, _ = run("list", f"--runs={tmp_path}")
+    assert "smoke 20" in out
