@@ -32,109 +32,94 @@ SYSTEM = System(
     url="https://arxiv.org/abs/1903.01611",
 )
 
-_LENET = "MNIST-5k instead of MNIST, 700 steps instead of 50,000"
-_DEEP = (
-    "a residual MLP with batch-norm on MNIST-5k instead of Resnet-18 on CIFAR-10, one-shot pruning "
-    "to 5 % instead of 8 rounds to 16.7 %"
+_ticket = functools.partial(
+    Claim, treatment="ticket_imp", setting="MNIST-5k instead of MNIST, 700 steps instead of 50,000"
 )
+_rewound = functools.partial(
+    Claim,
+    setting="a residual MLP with batch-norm on MNIST-5k instead of Resnet-18 on CIFAR-10, one-shot "
+    "pruning to 5 % instead of 8 rounds to 16.7 %",
+)
+_points = {"metric": "accuracy", "unit": "points"}
 
 CLAIMS = (
-    Claim(
+    _ticket(
         id="C3-dense",
         statement="A winning ticket of LeNet loses less than 0.7 points of the dense accuracy.",
-        metric="accuracy",
-        treatment="ticket_imp",
         baseline="ticket_dense",
         margin=-0.7,
-        unit="points",
         paper="98.3 against 98.0 +- 0.2 % (LeNet, MNIST, 10.7 % of the weights)",
-        setting=_LENET,
+        **_points,
     ),
-    Claim(
+    _ticket(
         id="C3-random",
         statement="A winning ticket beats a random mask of the same layer densities by 1.5 points.",
-        metric="accuracy",
-        treatment="ticket_imp",
         baseline="ticket_random",
         margin=1.5,
-        unit="points",
         paper="98.3 against 97.5 %",
-        setting=_LENET,
+        **_points,
     ),
-    Claim(
+    _ticket(
         id="C3-reinit",
         statement="A winning ticket beats its own mask on fresh initial weights by 1.5 points.",
-        metric="accuracy",
-        treatment="ticket_imp",
         baseline="ticket_reinit",
         margin=1.5,
-        unit="points",
         paper="reinitialised tickets fall behind with every round (no number printed)",
-        setting=_LENET,
+        **_points,
     ),
-    Claim(
+    _ticket(
         id="C3-order",
         statement="A winning ticket moves at most 0.6 times as far as a random mask when the order "
         "of the data changes.",
         metric="order_distance",
-        treatment="ticket_imp",
         baseline="ticket_random",
         better="lower",
         kind="ratio",
         margin=0.6,
         paper="20.7 against 58.6, a ratio of 0.35",
-        setting=_LENET,
     ),
-    Claim(
+    _ticket(
         id="C3-pruning",
         statement="Pruning moves a winning ticket at most 0.7 times as far from the dense solution "
         "as it moves a random mask.",
         metric="pruning_distance",
-        treatment="ticket_imp",
         baseline="ticket_random",
         better="lower",
         kind="ratio",
         margin=0.7,
         paper="48.1 against 75.7, a ratio of 0.64",
-        setting=_LENET,
     ),
-    Claim(
+    _rewound(
         id="C1-rewinding",
         statement="Rewinding to an early step is more accurate than rewinding to step 0, at a "
         "learning rate at which step 0 fails.",
-        metric="accuracy",
         treatment="imp_early",
         baseline="imp_0",
-        unit="points",
         paper="k = 500 matches the dense 90.5 %; k = 0 reaches 87.7 %",
-        setting=_DEEP,
+        **_points,
     ),
-    Claim(
+    _rewound(
         id="C1-dense",
         statement="Rewound to an early step, the subnetwork loses less than 0.7 points of the "
         "dense accuracy.",
-        metric="accuracy",
         treatment="imp_early",
         baseline="dense",
         margin=-0.7,
-        unit="points",
         paper="k = 500 matches the dense 90.5 %",
-        setting=_DEEP,
+        **_points,
     ),
-    Claim(
+    _rewound(
         id="C4-no-gap",
         statement="Where step 0 fails, the ticket is hardly more stable than a random mask: its "
         "angle under another order of the data is at least 0.8 times the random mask's.",
         metric="order_angle",
         treatment="imp_0",
         baseline="random_0",
-        better="higher",
         kind="ratio",
         margin=0.8,
         paper="distances 66.4 and 66.7, a ratio of 1.0",
-        setting=_DEEP,
     ),
-    Claim(
+    _rewound(
         id="C4-gap",
         statement="Where step 0 works, thanks to a low learning rate, the ticket is clearly more "
         "stable: at most 0.8 times the random mask's angle.",
@@ -145,9 +130,8 @@ CLAIMS = (
         kind="ratio",
         margin=0.8,
         paper="distances 7.1 and 28.9, a ratio of 0.25",
-        setting=_DEEP,
     ),
-    Claim(
+    _rewound(
         id="C5-order",
         statement="Rewinding to an early step makes the ticket more stable to the order of the "
         "data, by more than it does for a random mask.",
@@ -156,9 +140,8 @@ CLAIMS = (
         baseline="random_early",
         unit="degrees",
         paper="curves over k; fastest within the first 500 steps",
-        setting=_DEEP,
     ),
-    Claim(
+    _rewound(
         id="C5-pruning",
         statement="Rewinding to an early step makes the ticket more stable to pruning, by more "
         "than it does for a random mask.",
@@ -167,18 +150,15 @@ CLAIMS = (
         baseline="random_early",
         unit="degrees",
         paper="curves over k; fastest within the first 500 steps",
-        setting=_DEEP,
     ),
-    Claim(
+    _rewound(
         id="C6-late",
         statement="Rewinding very late is less accurate than rewinding early.",
-        metric="accuracy",
         treatment="imp_late",
         baseline="imp_early",
         better="lower",
-        unit="points",
         paper="accuracy falls again at the latest rewinding points",
-        setting=_DEEP,
+        **_points,
     ),
 )
 
@@ -332,7 +312,7 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
         core.plan_stage(
             "rewinding",
             _rewinding_task(config.network, rewinding),
-            _momentum_sgd(rewinding, rewinding.learning_rate),
+            _optimiser(rewinding, rewinding.learning_rate),
             runs=2 + (len(rewinding.k) + 1) * (per_k + 1),
             seeds=config.seeds,
             steps=rewinding.steps,
@@ -509,7 +489,7 @@ def _sweep(settings, context, task, images, keys, *, learning_rate, ks, stage) -
     search = trove_jax.search
     training = search.masked_training(
         task,
-        _momentum_sgd(settings, learning_rate),
+        _optimiser(settings, learning_rate),
         images.train,
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -649,18 +629,10 @@ def _rewinding_task(network, settings, prepare=None):
     )
 
 
-def _momentum_sgd(settings, learning_rate):
-    """Momentum SGD with drops by 10, a linear warm-up, and weight decay on kernels."""
-    drops = {int(share * settings.steps): 0.1 for share in settings.drops}
-    rate = optax.piecewise_constant_schedule(learning_rate, drops)
-    warm_up = optax.linear_schedule(0.0 if settings.warmup else 1.0, 1.0, settings.warmup or 1)
-    return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay, mask=_kernels),
-        optax.sgd(lambda step: rate(step) * warm_up(step), momentum=0.9),
-    )
-
-
-def _kernels(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.tree_util.keystr(path, simple=True).endswith("kernel"), params
+def _optimiser(settings, learning_rate):
+    return trove_jax.transforms.momentum_sgd(
+        learning_rate,
+        weight_decay=settings.weight_decay,
+        drops={int(share * settings.steps): 0.1 for share in settings.drops},
+        warmup=settings.warmup,
     )

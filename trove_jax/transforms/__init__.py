@@ -14,6 +14,7 @@ from trove_jax.transforms.masking import (
     set_mask,
 )
 from trove_jax.transforms.pruning import magnitude_mask, random_mask
+from trove_jax.transforms.recipes import momentum_sgd
 from trove_jax.transforms.restart import init_at_step
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "layer_densities",
     "magnitude_mask",
     "masked",
+    "momentum_sgd",
     "ones_mask",
     "random_mask",
     "set_mask",
