@@ -1,0 +1,149 @@
+"""Kills runs at random moments, goes on with the same command, and compares what they end with.
+
+    python -m launch.benchmarks.faults.kill --kills=20
+
+A run is killed (signal 9) at a moment drawn uniformly over the time that the undisturbed run takes.
+The same command is given again, and killed again, until once it is finished before its moment; then
+the next run begins in a folder of its own, until there were as many kills as asked for. The arms
+in the evidence of every run must equal those of the undisturbed one, bit for bit. Arguments that
+start with `--config.` go on to `launch.run`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from launch.program import run_program
+from trove_jax.core.errors import TroveError
+
+_KILLS = flags.DEFINE_integer("kills", 20, "How many runs to kill.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides the moments.")
+
+_ROOT = pathlib.Path(__file__).parents[3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed:
+    """One run, killed until it was finished.
+
+    Attributes:
+      moments: seconds from each start to the kill.
+      saved: stages that had a checkpoint at each kill.
+      equal: whether it ended with the arms of the undisturbed run.
+    """
+
+    moments: list[float]
+    saved: list[int]
+    equal: bool
+
+
+def main(overrides: list[str]) -> None:
+    """Kills as many runs as asked for, and prints the counts.
+
+    Raises:
+      TroveError: a run ended with other arms.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        runs = kill_runs(
+            pathlib.Path(folder), kills=_KILLS.value, seed=_SEED.value, overrides=overrides
+        )
+    for run in runs:
+        kills = ", ".join(
+            f"{at:.1f} s ({saved} stages saved)"
+            for at, saved in zip(run.moments, run.saved, strict=True)
+        )
+        print(f"killed after {kills}: arms {'equal' if run.equal else 'DIFFERENT'}")
+    kills, equal = sum(len(run.moments) for run in runs), sum(run.equal for run in runs)
+    print(f"{kills} kills in {len(runs)} runs; {equal} ended with the arms of the undisturbed run")
+    if equal < len(runs):
+        raise TroveError("a killed run ended with other numbers than the undisturbed one")
+
+
+def kill_runs(
+    folder: pathlib.Path, *, kills: int, seed: int = 0, overrides: Sequence[str] = ()
+) -> list[Killed]:
+    """Kills runs of the lottery ticket's smoke preset.
+
+    Args:
+      folder: an empty folder for the runs and for a compilation cache that they share.
+      kills: how many kills there shall be.
+      seed: decides the moments.
+      overrides: `--config.KEY=VALUE`, to make the runs smaller.
+
+    Returns:
+      The runs that were killed.
+
+    Raises:
+      TroveError: a run that nobody killed fails, or the second undisturbed run, which reads
+        compiled programs from the cache, ends with other arms than the first.
+    """
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    wanted = _finish(_start(folder / "first", overrides, environment), folder / "first")
+    began = time.monotonic()
+    again = _finish(_start(folder / "second", overrides, environment), folder / "second")
+    seconds = time.monotonic() - began
+    if again != wanted:
+        raise TroveError("two undisturbed runs of the same command ended with other arms")
+    draw = random.Random(seed)
+    runs, left = [], kills
+    while left:
+        workdir, moments, saved = folder / f"run_{len(runs)}", [], []
+        while True:
+            process = _start(workdir, overrides, environment)
+            if not left:
+                break
+            at = draw.uniform(0.0, seconds)
+            try:
+                process.wait(timeout=at)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            left -= 1
+            moments.append(at)
+            saved.append(len({file.parents[1] for file in workdir.rglob("manifest.json")}))
+        found = _finish(process, workdir)
+        if moments:
+            runs.append(Killed(moments, saved, found == wanted))
+    return runs
+
+
+def _start(
+    workdir: pathlib.Path, overrides: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    command = ["--experiment=lottery_ticket", "--preset=smoke", "--save_every=10"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.run", *command, f"--workdir={workdir}", *overrides],
+        cwd=_ROOT,
+        env=dict(environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen[str], workdir: pathlib.Path) -> dict[str, Any]:
+    """Lets a run come to its end; gives the arms of its evidence."""
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise TroveError(f"a run ended with code {process.returncode}: {errors[-2000:]}")
+    return json.loads((workdir / "evidence.json").read_text())["arms"]
+
+
+if __name__ == "__main__":
+    run_program(main, extra="--config.")
