@@ -1,5 +1,5 @@
 """The few hot operations: a plain reference, faster forms, and one rule that picks by platform."""
 
-from trove_jax.kernels.convolution import conv_general_dilated
+from trove_jax.kernels.convolution import conv_general_dilated, conv_transpose
 
-__all__ = ["conv_general_dilated"]
+__all__ = ["conv_general_dilated", "conv_transpose"]

@@ -76,7 +76,8 @@ def conv_general_dilated(
     Example:
       >>> x = jnp.arange(6.0).reshape(1, 6, 1)
       >>> kernel = jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1)
-      >>> y = conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
+      >>> numbers = ("NWC", "WIO", "NWC")
+      >>> y = conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=numbers)
       >>> print(y.ravel())
       [-2. -2. -2. -2.]
 
@@ -133,6 +134,92 @@ def conv_general_dilated(
     y = _convolve(spec, implementation, x, kernel)
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     return jnp.transpose(y, sorted(range(len(order)), key=order.__getitem__))
+
+
+def conv_transpose(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    transpose_kernel: bool = False,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    *,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Convolves with a fractional stride, as `jax.lax.conv_transpose` does.
+
+    A convolution whose input has `stride - 1` zeros put between its entries; see
+    `conv_general_dilated`, which computes it, for gradients and platforms.
+
+    Args:
+      lhs: the input, `[b, *space, d]` unless `dimension_numbers` says otherwise.
+      rhs: the kernel, `[*window, d, features]`; with `transpose_kernel` `[*window, features, d]`.
+      strides: how many outputs one step of the input makes, on each axis of space.
+      padding: `"SAME"` (stride times the input's size), `"VALID"` (all outputs that see any input)
+        or one pair for each axis, put around the dilated input.
+      rhs_dilation: steps between the entries of the window.
+      dimension_numbers: as for `jax.lax.conv_transpose`; default channels last.
+      transpose_kernel: flip the window and swap its channels, as the gradient of a convolution.
+      precision: as for `jax.lax.conv_transpose`.
+      preferred_element_type: dtype of the result; default the dtype of `lhs`.
+      implementation: as for `conv_general_dilated`.
+
+    Returns:
+      `[b, *out, features]`.
+
+    Raises:
+      ValueError: as `conv_general_dilated`.
+
+    Example:
+      >>> x, kernel = jnp.array([1.0, 2.0]).reshape(1, 2, 1), jnp.ones((2, 1, 1))
+      >>> print(conv_transpose(x, kernel, (2,), "VALID").ravel())
+      [1. 1. 2. 2.]
+
+    Reference: Dumoulin and Visin, A guide to convolution arithmetic for deep learning, 2016,
+    chapter 4.
+    """
+    rank = lhs.ndim - 2
+    if dimension_numbers is None:
+        space = "HWDEFGJKLM"[:rank]
+        dimension_numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    if lhs.ndim != rhs.ndim:
+        raise ValueError(
+            f"lhs has shape {lhs.shape} and rhs {rhs.shape}; both need rank n + 2 for n axes of "
+            "space: reshape the one that lacks an axis"
+        )
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f"padding={padding!r} is unknown; choose SAME, VALID or give pairs")
+        dilation = (1,) * rank if rhs_dilation is None else rhs_dilation
+        reaches = [
+            (rhs.shape[a] - 1) * d for a, d in zip(numbers.rhs_spec[2:], dilation, strict=True)
+        ]
+        pairs = []
+        for reach, stride in zip(reaches, strides, strict=True):
+            if padding == "SAME":
+                low = reach if stride > reach else -(-(reach + stride - 1) // 2)
+                pairs.append((low, reach + stride - 1 - low))
+            else:
+                pairs.append((reach, max(reach, stride - 1)))
+        padding = pairs
+    if transpose_kernel:
+        rhs = jnp.swapaxes(lax.rev(rhs, numbers.rhs_spec[2:]), *numbers.rhs_spec[:2])
+    return conv_general_dilated(
+        lhs,
+        rhs,
+        (1,) * rank,
+        padding,
+        lhs_dilation=strides,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=numbers,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation=implementation,
+    )
 
 
 def _check(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, groups) -> None:

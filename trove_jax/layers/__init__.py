@@ -1,5 +1,6 @@
 """Flax Linen building blocks."""
 
-from trove_jax.layers.convolution import Conv
+from trove_jax.layers.convolution import Conv, ConvTranspose
+from trove_jax.layers.pooling import avg_pool, max_pool
 
-__all__ = ["Conv"]
+__all__ = ["Conv", "ConvTranspose", "avg_pool", "max_pool"]
