@@ -6,9 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from trove_jax.layers import BatchNorm
 from trove_jax.models.inputs import as_logits, check_floating, check_sizes, he_normal
-
-BatchNorm = nn.BatchNorm
 
 
 class MLP(nn.Module):

@@ -8,10 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.layers import Conv, max_pool
+from trove_jax.layers import BatchNorm, Conv, max_pool
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
-
-BatchNorm = nn.BatchNorm
 
 
 class CifarResNet(nn.Module):

@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.layers import Conv, max_pool
+from trove_jax.layers import BatchNorm, Conv, max_pool
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
-
-BatchNorm = nn.BatchNorm
 
 _STAGES = {
     11: ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
