@@ -279,7 +279,7 @@ def test_conv_transpose_equals_the_native_one(window, padding, transpose_kernel)
         assert a.shape == b.shape
 
 
-@pytest.mark.parametrize("case", ["2-D", "2-D stride 2, odd", "depthwise", "groups", "transposed"])
+@pytest.mark.parametrize("case", ["2-D", "depthwise", "transposed"])
 def test_vmap_equals_a_loop(case):
     x, kernel, options = arguments(case)
     xs, kernels = jnp.stack([x, 2 * x, x[::-1]]), jnp.stack([kernel, -kernel, kernel + 1])
@@ -298,7 +298,7 @@ def test_vmap_equals_a_loop(case):
     assert shared[2].shape == (3, *kernel.shape)
 
 
-@pytest.mark.parametrize("case", ["2-D", "depthwise", "transposed"])
+@pytest.mark.parametrize("case", ["2-D", "depthwise"])
 def test_inside_scan_and_map_equals_outside(case):
     x, kernel, options = arguments(case)
     xs = jnp.stack([x, 2 * x])
