@@ -11,6 +11,7 @@ import ast
 import datetime
 import importlib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -43,6 +44,7 @@ def main(_: list[str]) -> None:
     flag = "--xla_force_host_platform_device_count"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={cores}"
+    logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows the backends it does not find
     rows = []
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", file=sys.stderr)

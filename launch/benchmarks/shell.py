@@ -18,7 +18,7 @@ _SAVE_EVERY = 500
 
 def measure(quick: bool = False) -> list[Row]:
     """Compares a stage of a context with the bare loop."""
-    steps, repeats = (100, 2) if quick else (2000, 5)
+    steps, repeats = (100, 2) if quick else (2000, 3)
     task, tx, keys = make_task(), adam(), core.seed_keys(SEEDS)
     mesh, data = core.make_mesh(), load().train
     start = core.init_states(task, tx, keys)
