@@ -69,8 +69,8 @@ def measure(quick: bool = False) -> list[Row]:
             _GOAL,
             better="higher",
             detail=f"{job.seeds} seeds, {job.rounds} rounds, {job.steps} steps: "
-            f"{found.median('torch'):.1f} s "
-            f"on {threads} of {os.cpu_count()} threads, ours {found.median('whole'):.1f} s with compilation; "
+            f"{found.median('torch'):.1f} s on {threads} of {os.cpu_count()} threads, "
+            f"ours {found.median('whole'):.1f} s with compilation; "
             f"last tickets {torch_last:.1f} and {our_last:.1f} % accurate",
         ),
         Row(
