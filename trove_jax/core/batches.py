@@ -117,7 +117,7 @@ class Batches:
             found = jax.tree.map(lambda leaf: leaf.reshape(indices.shape + leaf.shape[1:]), rows)
         else:
             found = indices
-        # The scan skips the steps past `end`; zeros stand in for what they would have seen.
+        # The loop ends before the steps past `end`; zeros fill the place of what they would see.
         axis = indices.ndim - 2
         return jax.tree.map(lambda leaf: _fill(leaf, self._length, axis), found)
 

@@ -1,7 +1,7 @@
-"""What is compiled: one step, and a chunk of steps as a scan over one run or many.
+"""What is compiled: one step, and a chunk of steps as one loop, for one run or many.
 
-A chunk is a `lax.scan` of fixed length whose body is skipped past the step to stop at, so that
-every span of steps, of every run with the same shapes, uses one compiled program.
+A chunk is a rolled loop up to a traced step, into records of fixed length, so that every span of
+steps, of every run with the same shapes, uses one compiled program.
 """
 
 import dataclasses
@@ -117,16 +117,17 @@ def _one_run(program: Program, state, data, batches, key, stop):
     def step(state, batch):
         return train_step(program.task, program.tx, state, Batch(take(batch), data.shared), key)
 
-    def skip(state, batch):
-        records = jax.eval_shape(step, state, batch)[1]
-        return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), records)
+    def body(i, carry):
+        state, records = carry
+        state, new = step(state, jax.tree.map(lambda leaf: leaf[i], batches))
+        return state, jax.tree.map(lambda leaf, x: leaf.at[i].set(x), records, new)
 
-    return jax.lax.scan(
-        lambda state, batch: jax.lax.cond(state.step < stop, step, skip, state, batch),
-        state,
-        batches,
-        length=program.length,
-    )
+    shapes = jax.eval_shape(lambda: step(state, jax.tree.map(lambda leaf: leaf[0], batches))[1])
+    records = jax.tree.map(lambda x: jnp.zeros((program.length, *x.shape), x.dtype), shapes)
+    # The bound is traced: a scan of fixed length would have to skip the steps past it, and a
+    # skipped step copies the whole state on a CPU.
+    count = jnp.clip(stop - state.step, 0, program.length)
+    return jax.lax.fori_loop(0, count, body, (state, records))
 
 
 _traced: list[Program] = []
@@ -145,7 +146,7 @@ def run_chunk(program: Program, state, data, batches, keys, stop):
         return run(state, data, batches, keys, stop)
 
     def runs(state, data, batches, keys, stop):
-        # The counter stays out of the seed axis: a batched condition would compute both branches.
+        # The counter stays out of the seed axis, so that the bound of the loop is one number.
         def one(variables, opt_state, batches, key):
             end, records = run(
                 TrainState(state.step, variables, opt_state), data, batches, key, stop

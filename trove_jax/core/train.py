@@ -70,7 +70,7 @@ def train(
       batch_size: examples per step; `None` for all of them, as for one graph.
       mesh: devices; an axis `data` shards the batch.
       hooks: what to do between chunks.
-      chunk_steps: length of the compiled scan; default 1000, or 8 for a stream.
+      chunk_steps: length of the compiled loop; default 1000, or 8 for a stream.
       stop_at_nonfinite: whether a loss that is NaN or infinite raises.
 
     Returns:
@@ -121,7 +121,7 @@ def train_seeds(
       mesh: devices; an axis `seed` trains that many runs at a time, an axis `data` shards the
         batch of each.
       hooks: what to do between chunks.
-      chunk_steps: length of the compiled scan.
+      chunk_steps: length of the compiled loop.
       stop_at_nonfinite: whether one bad seed stops all; if not, the other seeds go on and the
         bad one's records show from where on it cannot be used.
       over_seeds: `"vmap"` trains seeds side by side, `"map"` one after the other. Default: `map`
