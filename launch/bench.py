@@ -22,7 +22,7 @@ from absl import flags
 
 from launch.benchmarks.timing import Row, needs_extra
 from launch.lookup import nearest
-from launch.program import run_program
+from launch.program import one_device_per_core, run_program
 from trove_jax.core.errors import TroveError, UsageError
 
 _ONLY = flags.DEFINE_list("only", [], "Names of benchmarks, joined by commas (default: all).")
@@ -39,18 +39,14 @@ def main(_: list[str]) -> None:
     out = pathlib.Path(_JSON.value)
     if out.is_dir():
         raise UsageError(f"--json={out} is a directory; name a file, such as {out}/bench.json")
-    # One device per core, as launch.run has it; read when jax is first used.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    flag = "--xla_force_host_platform_device_count"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={cores}"
+    one_device_per_core()
     logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows the backends it does not find
     rows = []
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", file=sys.stderr)
         rows += measure(name, quick=_QUICK.value)
     print(table(rows))
-    _write(out, rows, cores)
+    _write(out, rows)
     print(f"results: {out}")
 
 
@@ -123,7 +119,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _write(out: pathlib.Path, rows: Sequence[Row], cores: int) -> None:
+def _write(out: pathlib.Path, rows: Sequence[Row]) -> None:
     import jax
 
     from trove_jax import core, evidence
@@ -132,7 +128,7 @@ def _write(out: pathlib.Path, rows: Sequence[Row], cores: int) -> None:
     results: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": _QUICK.value,
-        "cores": cores,
+        "cores": os.cpu_count(),
         "environment": evidence.environment(devices=f"{len(devices)} x {devices[0].device_kind}"),
         "rows": [row.record() for row in rows],
     }

@@ -10,7 +10,6 @@ the verdicts.
 import datetime
 import json
 import logging
-import os
 import pathlib
 import shlex
 import sys
@@ -18,7 +17,7 @@ import sys
 from absl import flags
 
 from launch.lookup import load_experiment, resolve_config
-from launch.program import run_program
+from launch.program import one_device_per_core, run_program
 from trove_jax.core.errors import Interrupted, UsageError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
@@ -44,13 +43,7 @@ def main(overrides: list[str]) -> None:
     if _SEEDS.value is not None:
         overrides = [*overrides, f"--config.seeds={_SEEDS.value}"]
     config = resolve_config(experiment, _PRESET.value, overrides)
-    # One device per core: seeds on different devices run at once, each in a cache of its own.
-    flag = "--xla_force_host_platform_device_count"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} {flag}={min(cores, config.seeds)}"
-        )
+    one_device_per_core(config.seeds)
     if _DRY_RUN.value:
         _describe(experiment, config)
     else:
