@@ -11,7 +11,6 @@ import ast
 import datetime
 import importlib
 import json
-import logging
 import os
 import pathlib
 import sys
@@ -40,7 +39,6 @@ def main(_: list[str]) -> None:
     if out.is_dir():
         raise UsageError(f"--json={out} is a directory; name a file, such as {out}/bench.json")
     one_device_per_core()
-    logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows the backends it does not find
     rows = []
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", file=sys.stderr)

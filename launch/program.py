@@ -1,5 +1,6 @@
 """What all programs of `launch` share: how they read their flags and how they end."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ def run_program(main: Callable[[list[str]], None], *, extra: str | None = None) 
         return [argv[0], *rest]
 
     def guarded(argv: list[str]) -> None:
+        logging.getLogger("jax").setLevel(logging.WARNING)  # absl shows the backends not found
         try:
             main(argv[1:])
         except TroveError as error:
