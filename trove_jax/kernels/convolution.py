@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from trove_jax.kernels import convolution_forms as forms
 from trove_jax.kernels.convolution_forms import Spec
@@ -282,17 +283,33 @@ def _forward(spec, implementation, x, kernel):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(spec, implementation, x, kernel, dy):
-    def ours(x, kernel, dy):
+    def ours(apart, x, kernel, dy):
         # A wider result (preferred_element_type) has a wider gradient; narrow it at the end only.
         wide = spec._replace(dtype=dy.dtype)
         x_wide, kernel_wide = x.astype(dy.dtype), kernel.astype(dy.dtype)
         dx = forms.input_gradient(wide, x, kernel_wide, dy)
-        dkernel = forms.kernel_gradient(wide, x_wide, kernel, dy)
+        dkernel = apart(functools.partial(forms.kernel_gradient, wide))(x_wide, kernel, dy)
         return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
 
     def native(x, kernel, dy):
         return jax.vjp(functools.partial(forms.native, spec), x, kernel)[1](dy)
 
-    if implementation == "taps":
-        return ours(x, kernel, dy)
-    return lax.platform_dependent(x, kernel, dy, cpu=ours, default=native)
+    default = functools.partial(ours, jax.jit) if implementation == "taps" else native
+    return lax.platform_dependent(
+        x, kernel, dy, cpu=functools.partial(ours, _apart), default=default
+    )
+
+
+def _apart(function):
+    """Compiles a function as a computation of its own, whose arguments are arrays in memory.
+
+    XLA would fuse what computes the arguments (the gradient of a normalisation, say) into every one
+    of the copies that the gradient to the kernel makes, and compute it for each anew: three times
+    the time of the copies. `lax.optimization_barrier` is gone before fusion on a CPU.
+    """
+
+    def call(*args):
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*args)
+
+    return call
