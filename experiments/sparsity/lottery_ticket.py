@@ -597,7 +597,18 @@ def _all_but_output(path, leaf):
 
 
 def _chosen(config):
-    return config.rewinding[config.network]
+    """The settings of the network whose rewinding is tested."""
+    if config.network not in config.rewinding:
+        raise trove_jax.core.UsageError(
+            f"network={config.network!r} is none of {', '.join(config.rewinding)}"
+        )
+    settings = config.rewinding[config.network]
+    for name in ("early", "late"):
+        if settings[name] not in settings.k:
+            raise trove_jax.core.UsageError(f"{name}={settings[name]} is not in k={settings.k}")
+    if settings.k[0] != 0 or list(settings.k) != sorted(settings.k):
+        raise trove_jax.core.UsageError(f"k={settings.k} must rise from 0")
+    return settings
 
 
 def _ticket_task(settings, prepare=None):

@@ -91,6 +91,30 @@ def test_without_a_directory_nothing_is_kept_and_the_numbers_are_the_same(tmp_pa
     close(kept)
 
 
+@pytest.mark.parametrize("stop", [7, 20, 23])
+def test_lines_do_not_depend_on_where_the_run_was_cut(tmp_path, stop):
+    _, history = core.train_seeds(TASK, TX, make_data(), KEYS, steps=30, batch_size=10)
+
+    def part(first, last):
+        metrics = {k: v[:, first:last] for k, v in history.metrics.items()}
+        return core.History(history.steps[first:last], metrics)
+
+    def moment(last, new, steps=30):
+        return core.Moment(last, steps, lambda: None, new, True, 1.0)
+
+    for name, cuts in {"whole": [30], "cut": [stop, 30]}.items():
+        (tmp_path / name).mkdir()
+        writer, first = core.MetricWriter(tmp_path / name), 0
+        for last in cuts:
+            log = core.LogMetrics(writer, "x", interval=8, before=part(0, first))
+            log(moment(last, part(first, last)))
+            first = last
+        writer.close()
+    lines = [core.read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    assert [line["step"] for line in lines[0]] == [8, 16, 24, 30]
+    assert lines[0] == lines[1]
+
+
 def test_metrics_are_means_of_all_records_since_the_line_before(tmp_path):
     context = make_context(tmp_path)
     _, history = train(context)

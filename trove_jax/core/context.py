@@ -119,7 +119,7 @@ class Context:
         if self.progress is not None:
             hooks.append(ShowProgress(self.progress, stage))
         if self.writer is not None:
-            hooks.append(LogMetrics(self.writer, stage, every=self.log_every))
+            hooks.append(LogMetrics(self.writer, stage, interval=self.log_every, before=before))
         if checkpoints is not None:
             hooks.append(SaveCheckpoints(checkpoints, every=self.save_every, before=before))
         began = time.monotonic()

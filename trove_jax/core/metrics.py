@@ -80,23 +80,59 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 class LogMetrics:
-    """A hook that writes the mean of the records of every `every` steps.
+    """A hook that writes the mean of the records of every `interval` steps.
+
+    It takes what each chunk brings and cuts blocks from it, so that logging often does not make
+    chunks short.
 
     Args:
       writer: where to.
       stage: name of this part of the run.
-      every: steps per line.
+      interval: steps per line.
+      before: the records of an earlier part of the same stage, which may end within a block.
     """
 
-    def __init__(self, writer: MetricWriter, stage: str, *, every: int):
-        self.every = every
-        self._writer, self._stage = writer, stage
+    every = 0
+
+    def __init__(
+        self,
+        writer: MetricWriter,
+        stage: str,
+        *,
+        interval: int,
+        before: History | None = None,
+    ):
+        if interval < 1:
+            raise ValueError(f"interval={interval} steps is no block; use at least 1")
+        self._writer, self._stage, self._interval = writer, stage, interval
+        self._waiting = before or History.join([])
+        self._cut(until=self._block_end(-1))
 
     def __call__(self, moment: Moment) -> None:
-        """Writes a line, and hands it to the disk at the end of a stage."""
-        self._writer.write(self._stage, moment.step, means(moment.new))
+        """Writes a line per finished block, and hands all to the disk at the end of a stage."""
+        self._waiting = History.join([self._waiting, moment.new])
+        while self._waiting.steps.size and (end := self._block_end(0)) <= moment.step:
+            self._writer.write(self._stage, end, means(self._cut(until=end)))
+        if moment.step == moment.steps and self._waiting.steps.size:
+            self._writer.write(self._stage, moment.step, means(self._waiting))
         if moment.final:
             self._writer.flush()
+
+    def _block_end(self, position: int) -> int:
+        """The end of the block before (-1), or of the block that (0), the waiting records end."""
+        steps = self._waiting.steps
+        if not steps.size:
+            return 0
+        if position:
+            return (int(steps[-1]) + 1) // self._interval * self._interval
+        return (int(steps[0]) // self._interval + 1) * self._interval
+
+    def _cut(self, *, until: int) -> History:
+        """Takes the waiting records of the steps before `until`."""
+        steps, metrics = self._waiting
+        n = int(np.searchsorted(steps, until))
+        self._waiting = History(steps[n:], {k: v[..., n:] for k, v in metrics.items()})
+        return History(steps[:n], {k: v[..., :n] for k, v in metrics.items()})
 
 
 def means(history: History) -> dict[str, list[float]]:
