@@ -8,7 +8,7 @@ rate at which step 0 fails, and asks what rewinding to step k changes.
 
 preset   data                        networks                       expected        time
 smoke    digits                      small perceptrons              runs at all     seconds
-laptop   MNIST-5k                    LeNet-300-100, residual MLP    see README      ~8 min, 2 cores
+laptop   MNIST-5k                    LeNet-300-100, residual MLP    see README      ~16 min CPU
 paper    MNIST, CIFAR-10 / ImageNet  LeNet, ResNet-20 (VGG-19 or    90 % at 16.7 %  ~10 h on one
                                      ResNet-50: --config.network=)  (k = 500)       accelerator
 """
