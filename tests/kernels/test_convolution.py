@@ -11,6 +11,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from trove_jax.kernels import conv_general_dilated, conv_transpose
 
@@ -389,6 +390,48 @@ def test_the_native_gradient_does_take_a_slow_form_inside_a_loop():
 
 def test_only_the_branch_of_the_platform_is_compiled():
     assert "conditional" not in compiled_loop(conv_general_dilated, "2-D")
+
+
+def test_what_computes_an_activation_stays_out_of_the_copies():
+    # The gradient to the kernel is a computation of its own, so that XLA cannot fuse (and repeat)
+    # what comes before it.
+    assert re.search(
+        r"\bcall\(.*to_apply=%?kernel_gradient", compiled_loop(conv_general_dilated, "2-D")
+    )
+
+
+@pytest.mark.parametrize("case", ["2-D", "2-D stride 2, even", "transposed"])
+def test_sharded_batch_is_not_gathered(case):
+    x, kernel, options = arguments(case)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    run = jax.jit(
+        lambda x, k: value_and_pullback(lambda x, k: conv_general_dilated(x, k, **options), x, k)
+    )
+    want = run(x, kernel)
+    x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    kernel = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec()))
+    assert "all-gather" not in run.lower(x, kernel).compile().as_text()
+    for a, b in zip(run(x, kernel), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["2-D", "depthwise"])
+def test_inside_shard_map(case):
+    x, kernel, options = arguments(case)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+    def loss(kernel, x):
+        return jnp.tanh(conv_general_dilated(x, kernel, **options)).sum()
+
+    def spread(kernel, x):
+        return jax.grad(lambda k, x: lax.psum(loss(k, x), "data"), argnums=(0, 1))(kernel, x)
+
+    whole, shared = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(spread, mesh=mesh, in_specs=(whole, shared), out_specs=(whole, shared))
+    want = jax.jit(jax.grad(loss, argnums=(0, 1)))(kernel, x)
+    for a, b in zip(jax.jit(mapped)(kernel, x), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        assert a.shape == b.shape
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -132,7 +132,7 @@ def conv_general_dilated(
         precision=precision,
         dtype=result.dtype,
     )
-    y = _convolve(spec, implementation, x, kernel)
+    y: Any = _convolve(spec, implementation, *_vary_alike(x, kernel))
     order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     return jnp.transpose(y, sorted(range(len(order)), key=order.__getitem__))
 
@@ -252,6 +252,24 @@ def _check(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, groups
         raise ValueError(f"padding={padding} must hold {rank} pairs (low, high)")
     if groups < 1:
         raise ValueError(f"feature_group_count={groups} must be at least 1")
+
+
+def _vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """Inside shard_map: marks all as varying over the same axes of the mesh.
+
+    The mark's own gradient sums over the devices, which a custom rule would have to do itself.
+    """
+    marks = []
+    for array in arrays:
+        # Called `vma` in some versions of JAX, `mat.varying` in others.
+        kind = jax.typeof(array)
+        mark = getattr(getattr(kind, "mat", None), "varying", frozenset())
+        marks.append(getattr(kind, "vma", mark))
+    union = frozenset().union(*marks)
+    return [
+        lax.pcast(array, tuple(union - mark), to="varying") if union - mark else array
+        for array, mark in zip(arrays, marks, strict=True)
+    ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -312,7 +312,9 @@ def _kernel_gradient_depthwise(
         ]
         return [a + b for a, b in zip(sums, parts, strict=True)], None
 
-    start = [jnp.zeros(dy.shape[1:], wide) for _ in _offsets(window)]
+    # Zeros that vary over the devices of a shard_map as dy does.
+    zeros = jnp.where(False, dy[0].astype(wide), jnp.zeros(dy.shape[1:], wide))
+    start = [zeros for _ in _offsets(window)]
     sums, _ = lax.scan(add, start, (padded, dy))
     result = jnp.stack([total.sum(tuple(range(len(out)))) for total in sums])
     return result.reshape(kernel.shape).astype(spec.dtype)

@@ -47,7 +47,8 @@ def max_pool(
     """
     window = _window(x, window_shape, strides)
     if not _side_by_side(x, window, strides, padding):
-        return nn.max_pool(x, window, None if strides is None else tuple(strides), padding)
+        strides = None if strides is None else tuple(strides)
+        return nn.pool(x, -jnp.inf, jax.lax.max, window, strides, padding)
     return _max(_split(x, window), len(window))
 
 
