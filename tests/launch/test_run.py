@@ -22,11 +22,11 @@ SMALL = (
 )
 
 
-def start(module, *arguments, cache):
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def start(module, *arguments, cache=None):
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(
         [sys.executable, "-m", f"launch.{module}", *arguments],
         cwd=ROOT,
@@ -37,7 +37,7 @@ def start(module, *arguments, cache):
     )
 
 
-def run(module, *arguments, cache="/nonexistent"):
+def run(module, *arguments, cache=None):
     process = start(module, *arguments, cache=cache)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
