@@ -145,23 +145,63 @@ def both(x, kernel, options, **ours):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+# One for each form, for what is slow to compile.
+FORMS = (
+    "1-D atrous",
+    "2-D",
+    "2-D few channels",
+    "2-D stride 2, odd",
+    "pointwise strided",
+    "groups",
+    "depthwise",
+    "transposed",
+    "3-D",
+)
+
+
+# XLA 0.10.2 reads past the input in a float32 convolution with negative padding on a CPU (seen as
+# infinities and changing numbers), so these are compared in float64 only.
+NEGATIVE = (
+    "2-D negative padding",
+    "2-D crop past the end",
+    "transposed, strided and atrous",
+)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NEGATIVE])
 def test_equals_the_native_convolution_and_gradients(case):
+    x, kernel, options = arguments(case)
+    for name, got, want in both(x, kernel, options):
+        # Two orders of summing n <= 600 products of order one: n^0.5 eps n^0.5 = 7e-5; a wrong tap
+        # is off by order one.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert got.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("case", FORMS + NEGATIVE)
+def test_equals_them_in_float64(case):
     with jax.enable_x64(True):
         x, kernel, options = arguments(case, jnp.float64)
-        # float64: sums of under 1000 products of order one; a wrong tap is off by order one.
         for name, got, want in both(x, kernel, options):
             np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11, err_msg=name)
-            assert got.dtype == want.dtype
+            assert got.dtype == jnp.float64
 
 
-@pytest.mark.parametrize("implementation", [None, "taps", "reference"])
-@pytest.mark.parametrize("case", ["2-D", "2-D few channels", "groups", "depthwise", "transposed"])
-def test_float32_agrees_to_rounding(case, implementation):
+def test_negative_padding_crops():
+    x, kernel, options = arguments("2-D negative padding")
+    cropped = jnp.pad(x[:, 1:, 2:-3], ((0, 0), (0, 2), (0, 0), (0, 0)))
+    got = conv_general_dilated(x, kernel, **options)
+    want = conv_general_dilated(cropped, kernel, **(options | {"padding": "VALID"}))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert got.shape == (2, 4, 2, 5)
+
+
+@pytest.mark.parametrize("implementation", ["taps", "reference"])
+@pytest.mark.parametrize("case", ["2-D few channels", "groups", "depthwise", "transposed"])
+def test_every_implementation_agrees(case, implementation):
     x, kernel, options = arguments(case)
     for name, got, want in both(x, kernel, options, implementation=implementation):
-        # Two orders of summation of at most n = 200 products: error under n eps |sum| ~ 3e-5 n^0.5.
-        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=name)
         assert got.dtype == jnp.float32
 
 
@@ -379,20 +419,7 @@ def naive(program):
     ]
 
 
-LOOPED = (
-    "1-D atrous",
-    "2-D",
-    "2-D few channels",
-    "2-D stride 2, odd",
-    "pointwise strided",
-    "groups",
-    "depthwise",
-    "transposed",
-    "3-D",
-)
-
-
-@pytest.mark.parametrize("case", LOOPED)
+@pytest.mark.parametrize("case", FORMS)
 def test_no_slow_form_of_convolution_inside_a_loop(case):
     assert not naive(compiled_loop(conv_general_dilated, case))
 
