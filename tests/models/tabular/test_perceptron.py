@@ -100,6 +100,29 @@ def test_residual_mlp_equals_numpy(train):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
 
 
+def test_residual_mlp_bounds_the_gradient_of_a_unit_that_is_constant_over_the_batch():
+    x = jnp.ones((4, 6))
+    slopes = {}
+    for epsilon in (1e-5, 1e-3):
+        model = models.residual_mlp(width=8, blocks=1, epsilon=epsilon)
+        params = random_variables(model, x.shape)["params"]
+
+        def push(x, model=model, params=params):
+            # One example leaves the constant state by a step that is small against epsilon.
+            y = model.apply({"params": params}, x, train=True, mutable=["batch_stats"])[0]
+            return y[0].sum() - y[1].sum()
+
+        slopes[epsilon] = float(jnp.linalg.norm(jax.grad(push)(x)))
+    # Three normalisations lie between input and output, each of them constant here.
+    assert slopes[1e-5] > 10 * slopes[1e-3] > 0
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1e-5])
+def test_residual_mlp_refuses_an_epsilon_that_divides_by_zero(epsilon):
+    with pytest.raises(ValueError, match="epsilon"):
+        models.residual_mlp(epsilon=epsilon)
+
+
 def test_residual_mlp_updates_batch_statistics_only_in_training():
     model = models.residual_mlp(width=8)
     x = 3 + jax.random.normal(jax.random.key(1), (32, 6))

@@ -92,6 +92,8 @@ class ResidualMLP(nn.Module):
       width: width of all hidden layers.
       blocks: number of residual blocks, two dense layers each.
       classes: outputs, k.
+      epsilon: added to the variances by the normalisation; it bounds the factor by which the
+        gradient of a unit that is constant over a batch is multiplied, 1 / sqrt(epsilon).
       kernel_init: law of the kernels at the start.
       dtype: dtype of the computation; None: that of the parameters (float32).
       axis_name: name of a mapped axis over which the batch statistics are averaged.
@@ -100,6 +102,7 @@ class ResidualMLP(nn.Module):
     width: int = 160
     blocks: int = 4
     classes: int = 10
+    epsilon: float = 1e-5
     kernel_init: nn.initializers.Initializer = he_normal
     dtype: Any = None
     axis_name: str | None = None
@@ -119,7 +122,7 @@ class ResidualMLP(nn.Module):
         check_floating(x)
         x = x.reshape(x.shape[0], -1)
         dense = {"use_bias": False, "kernel_init": self.kernel_init, "dtype": self.dtype}
-        norm = {"use_running_average": not train, "momentum": 0.9, "epsilon": 1e-5}
+        norm = {"use_running_average": not train, "momentum": 0.9, "epsilon": self.epsilon}
         norm |= {"dtype": self.dtype, "axis_name": self.axis_name}
         x = nn.Dense(self.width, name="input", **dense)(x)
         x = nn.relu(BatchNorm(name="input_norm", **norm)(x))
@@ -145,24 +148,30 @@ class _ResidualBlock(nn.Module):
 
 
 def residual_mlp(
-    *, width: int = 160, blocks: int = 4, classes: int = 10, dtype: Any = None
+    *,
+    width: int = 160,
+    blocks: int = 4,
+    classes: int = 10,
+    epsilon: float = 1e-5,
+    dtype: Any = None,
 ) -> ResidualMLP:
     """Builds a residual perceptron, a network in which rewinding to step 0 already fails.
 
     A dense layer, `blocks` residual blocks of two dense layers, an output layer; batch
-    normalisation (momentum 0.9, epsilon 1e-5) after all but the last; He normal kernels.
+    normalisation (momentum 0.9) after all but the last; He normal kernels.
 
     Args:
       width: width of all hidden layers.
       blocks: number of residual blocks.
       classes: outputs, k.
+      epsilon: added to the variances by the normalisation, above 0.
       dtype: dtype of the computation; None: float32.
 
     Returns:
       A module `[b, ...] -> [b, k]` with collections `params` and `batch_stats`.
 
     Raises:
-      ValueError: a size that is not a positive integer.
+      ValueError: a size that is not a positive integer, or an `epsilon` that is not above 0.
 
     Example:
       >>> variables = residual_mlp(width=8).init(jax.random.key(0), jax.numpy.zeros((1, 28, 28)))
@@ -173,4 +182,6 @@ def residual_mlp(
     with dense layers in place of convolutions).
     """
     check_sizes(width=width, blocks=blocks, classes=classes)
-    return ResidualMLP(width=width, blocks=blocks, classes=classes, dtype=dtype)
+    if not epsilon > 0:
+        raise ValueError(f"epsilon={epsilon} must be above 0, such as 1e-5")
+    return ResidualMLP(width=width, blocks=blocks, classes=classes, epsilon=epsilon, dtype=dtype)
