@@ -1,6 +1,15 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
-from trove_jax.models.tabular import MLP, ResidualMLP, lenet_300_100, residual_mlp
+from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
+from trove_jax.models.tabular import MLP, DeepMLP, ResidualMLP, lenet_300_100, residual_mlp
+from trove_jax.models.units import (
+    BottleneckUnit,
+    ConvUnit,
+    DenseUnit,
+    PoolHead,
+    ResidualUnit,
+    StemUnit,
+)
 from trove_jax.models.vision import (
     CifarResNet,
     CifarVGG,
@@ -12,13 +21,23 @@ from trove_jax.models.vision import (
 
 __all__ = [
     "MLP",
+    "BottleneckUnit",
     "CifarResNet",
     "CifarVGG",
+    "ConvUnit",
+    "DeepMLP",
+    "DenseUnit",
+    "PoolHead",
     "ResNet",
     "ResidualMLP",
+    "ResidualUnit",
+    "StemUnit",
     "cifar_resnet",
     "cifar_vgg",
     "lenet_300_100",
+    "mlp_units",
     "residual_mlp",
     "resnet50",
+    "resnet_units",
+    "vgg_units",
 ]

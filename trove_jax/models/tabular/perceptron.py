@@ -1,13 +1,69 @@
 """Multi-layer perceptrons, plain and residual; images are flattened to vectors."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 
 from trove_jax.layers import BatchNorm
 from trove_jax.models.inputs import as_logits, check_floating, check_sizes, he_normal
+
+
+def hidden_layers(
+    x: jax.Array,
+    widths: Sequence[int],
+    *,
+    activation: Callable[[jax.Array], jax.Array],
+    kernel_init: nn.initializers.Initializer,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+    norm: Literal["batch"] | None = None,
+    dropout_rate: float = 0.0,
+    dtype: Any = None,
+    axis_name: str | None = None,
+    train: bool = False,
+) -> jax.Array:
+    """Adds the hidden layers of a perceptron to the module that is being applied.
+
+    x_{i+1} = D(f(N(W_i x_i + b_i))), with N and D only where they are asked for; under N there is
+    no b_i, which N would take away. The layers are called `hidden_i`, those of N `norm_i`.
+
+    Args:
+      x: inputs, `[b, d]`, floating-point.
+      widths: units of each layer.
+      activation: f.
+      kernel_init: law of the kernels at the start.
+      bias_init: law of the biases at the start.
+      norm: `"batch"`: N is batch normalisation (momentum 0.9, epsilon 1e-5).
+      dropout_rate: share of the units that D sets to 0 in training.
+      dtype: dtype of the computation; None: that of the parameters.
+      axis_name: name of a mapped axis over which the batch statistics are averaged.
+      train: whether N takes the statistics of this batch, and D draws.
+
+    Returns:
+      `[b, widths[-1]]`; `x` itself without widths.
+    """
+    for i, width in enumerate(widths):
+        x = nn.Dense(
+            width,
+            use_bias=norm is None,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            name=f"hidden_{i}",
+        )(x)
+        if norm == "batch":
+            x = BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                dtype=dtype,
+                axis_name=axis_name,
+                name=f"norm_{i}",
+            )(x)
+        x = activation(x)
+        if dropout_rate:
+            x = nn.Dropout(dropout_rate, deterministic=not train, name=f"dropout_{i}")(x)
+    return x
 
 
 class MLP(nn.Module):
@@ -47,12 +103,14 @@ class MLP(nn.Module):
         """
         del train
         check_floating(x)
-        x = x.reshape(x.shape[0], -1)
         *hidden, outputs = self.features
-        for i, width in enumerate(hidden):
-            name = f"hidden_{i}"
-            x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
-            x = self.activation(x)
+        x = hidden_layers(
+            x.reshape(x.shape[0], -1),
+            hidden,
+            activation=self.activation,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+        )
         x = nn.Dense(outputs, kernel_init=self.kernel_init, dtype=self.dtype, name="output")(x)
         return as_logits(x)
 
