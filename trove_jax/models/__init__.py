@@ -16,7 +16,10 @@ from trove_jax.models.vision import (
     ResNet,
     cifar_resnet,
     cifar_vgg,
+    resnet18,
+    resnet34,
     resnet50,
+    resnet101,
 )
 
 __all__ = [
@@ -37,7 +40,10 @@ __all__ = [
     "lenet_300_100",
     "mlp_units",
     "residual_mlp",
+    "resnet18",
+    "resnet34",
     "resnet50",
+    "resnet101",
     "resnet_units",
     "vgg_units",
 ]

@@ -70,6 +70,25 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}={size!r}, want a positive integer, such as {name}=10")
 
 
+def check_dense(*, norm: str | None, dropout_rate: float) -> None:
+    """Refuses an unknown normalisation and a rate that drops everything.
+
+    Args:
+      norm: of a dense layer.
+      dropout_rate: likewise.
+
+    Raises:
+      ValueError: `norm` is neither None nor "batch"; `dropout_rate` is outside [0, 1).
+
+    Example:
+      >>> check_dense(norm="batch", dropout_rate=0.1)
+    """
+    if norm not in (None, "batch"):
+        raise ValueError(f'norm={norm!r} is unknown; use "batch" or None')
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"dropout_rate={dropout_rate} is outside [0, 1)")
+
+
 def as_logits(x: jax.Array) -> jax.Array:
     """Widens the outputs of a half-precision network to float32, in which losses are taken.
 

@@ -1,6 +1,24 @@
 """Networks of images."""
 
-from trove_jax.models.vision.resnet import CifarResNet, ResNet, cifar_resnet, resnet50
+from trove_jax.models.vision.resnet import (
+    CifarResNet,
+    ResNet,
+    cifar_resnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+)
 from trove_jax.models.vision.vgg import CifarVGG, cifar_vgg
 
-__all__ = ["CifarResNet", "CifarVGG", "ResNet", "cifar_resnet", "cifar_vgg", "resnet50"]
+__all__ = [
+    "CifarResNet",
+    "CifarVGG",
+    "ResNet",
+    "cifar_resnet",
+    "cifar_vgg",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+]

@@ -1,15 +1,14 @@
-"""Residual convolution networks: the small ones for CIFAR and ResNet-50."""
+"""Residual convolution networks, for CIFAR and for ImageNet, and both without skip connections."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from trove_jax.layers import BatchNorm, Conv, max_pool
-from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
+from trove_jax.models.image_layers import check_stages, output_layer, residual_plan, stem_layers
+from trove_jax.models.inputs import check_images, check_sizes, he_normal
+from trove_jax.models.units import BottleneckUnit, ResidualUnit
 
 
 class CifarResNet(nn.Module):
@@ -19,13 +18,15 @@ class CifarResNet(nn.Module):
     The stages have `width`, 2 `width` and 4 `width` channels; the second and third halve height
     and width in their first convolution, where the shortcut S is a strided 1x1 convolution with
     batch normalisation (elsewhere the identity). At the end the mean over all pixels and a dense
-    layer. He normal kernels; convolutions have no bias. The layers are called `stem`,
-    `stage_0_block_0/conv_0`, `stage_1_block_0/shortcut`, ... and `output`.
+    layer. Convolutions have no bias. The blocks are those of `ResidualUnit`; the layers are called
+    `stem`, `stage_0_block_0/conv_0`, `stage_1_block_0/shortcut`, ... and `output`.
 
     Attributes:
       blocks: blocks per stage; the network is 6 `blocks` + 2 layers deep.
       width: channels of the first stage.
       classes: outputs, k.
+      skip: without it S(x) is left out of every block, which makes a plain network.
+      kernel_init: law of the kernels at the start.
       scale_init: law of the batch-norm scales at the start.
       dtype: dtype of the computation; None: that of the parameters (float32).
       axis_name: name of a mapped axis over which the batch statistics are averaged.
@@ -34,6 +35,8 @@ class CifarResNet(nn.Module):
     blocks: int = 3
     width: int = 16
     classes: int = 10
+    skip: bool = True
+    kernel_init: nn.initializers.Initializer = he_normal
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: Any = None
     axis_name: str | None = None
@@ -51,59 +54,31 @@ class CifarResNet(nn.Module):
           Outputs, `[b, k]`, float32 or wider.
         """
         check_images(x, smallest=4)
-        conv = functools.partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            scale_init=self.scale_init,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
-        x = conv(self.width, (3, 3), padding=1, name="stem")(x)
-        x = nn.relu(norm(name="stem_norm")(x))
-        for stage in range(3):
-            for block in range(self.blocks):
-                x = _BasicBlock(
-                    self.width * 2**stage,
-                    stride=2 if stage and not block else 1,
-                    conv=conv,
-                    norm=norm,
-                    name=f"stage_{stage}_block_{block}",
-                )(x)
-        return _classify(x, self.classes, self.dtype)
-
-
-class _BasicBlock(nn.Module):
-    features: int
-    stride: int
-    conv: Any
-    norm: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv(self.features, (3, 3), strides=self.stride, padding=1, name="conv_0")(x)
-        y = nn.relu(self.norm(name="norm_0")(y))
-        y = self.conv(self.features, (3, 3), padding=1, name="conv_1")(y)
-        y = self.norm(name="norm_1")(y)
-        return nn.relu(y + _shortcut(self, x, y))
+        stages = (self.blocks,) * 3
+        check_stages(stages)
+        x = stem_layers(self, x, self.width, size=3, stride=1, pool=False, train=train)
+        x = _stages(self, x, stages, block=ResidualUnit, train=train)
+        return output_layer(x, self.classes, kernel_init=self.kernel_init, dtype=self.dtype)
 
 
 class ResNet(nn.Module):
-    """A residual network for large images, of bottleneck blocks.
+    """A residual network for large images, of bottleneck or of basic blocks.
 
-    A 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, then four stages of blocks
-    1x1 (c) - 3x3 (c) - 1x1 (4 c) with c = 64, 128, 256, 512, each convolution followed by batch
-    normalisation (momentum 0.9, epsilon 1e-5). From the second stage on the first block halves
-    height and width in its 3x3 convolution (not in its first 1x1, as in the paper: the variant
-    called v1.5, which the published 76.1 % belong to). Shortcuts, head, initialisation and names
-    as in `CifarResNet`.
+    A 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, then stages of blocks
+    1x1 (c) - 3x3 (c) - 1x1 (4 c), or 3x3 (c) - 3x3 (c), with c = 64, 128, 256, 512, each
+    convolution followed by batch normalisation (momentum 0.9, epsilon 1e-5). From the second stage
+    on the first block halves height and width, in a bottleneck in its 3x3 convolution (not in its
+    first 1x1, as in the paper: the variant called v1.5, which the published 76.1 % belong to).
+    Shortcuts, head, initialisation and names as in `CifarResNet`; the blocks are those of
+    `BottleneckUnit` and `ResidualUnit`.
 
     Attributes:
       stages: blocks per stage.
       width: c of the first stage.
       classes: outputs, k.
+      bottleneck: blocks of three convolutions, else of two.
+      skip: without it no block has a shortcut, which makes a plain network.
+      kernel_init: law of the kernels at the start.
       scale_init: law of the batch-norm scales at the start.
       dtype: dtype of the computation; None: that of the parameters (float32).
       axis_name: name of a mapped axis over which the batch statistics are averaged.
@@ -112,6 +87,9 @@ class ResNet(nn.Module):
     stages: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     classes: int = 1000
+    bottleneck: bool = True
+    skip: bool = True
+    kernel_init: nn.initializers.Initializer = he_normal
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: Any = None
     axis_name: str | None = None
@@ -129,62 +107,36 @@ class ResNet(nn.Module):
           Outputs, `[b, k]`, float32 or wider.
         """
         check_images(x, smallest=32)
-        conv = functools.partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
-        norm = functools.partial(
-            BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            scale_init=self.scale_init,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
+        check_stages(self.stages)
+        x = stem_layers(self, x, self.width, size=7, stride=2, pool=True, train=train)
+        block = BottleneckUnit if self.bottleneck else ResidualUnit
+        x = _stages(self, x, self.stages, block=block, train=train)
+        return output_layer(x, self.classes, kernel_init=self.kernel_init, dtype=self.dtype)
+
+
+def _stages(module: Any, x: jax.Array, stages: Sequence[int], *, block: Any, train: bool):
+    for features, stride, name in residual_plan(stages, module.width):
+        unit = block(
+            features,
+            stride=stride,
+            skip=module.skip,
+            kernel_init=module.kernel_init,
+            scale_init=module.scale_init,
+            dtype=module.dtype,
+            axis_name=module.axis_name,
+            name=name,
         )
-        x = conv(self.width, (7, 7), strides=2, padding=3, name="stem")(x)
-        x = nn.relu(norm(name="stem_norm")(x))
-        x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, blocks in enumerate(self.stages):
-            for block in range(blocks):
-                x = _BottleneckBlock(
-                    self.width * 2**stage,
-                    stride=2 if stage and not block else 1,
-                    conv=conv,
-                    norm=norm,
-                    name=f"stage_{stage}_block_{block}",
-                )(x)
-        return _classify(x, self.classes, self.dtype)
-
-
-class _BottleneckBlock(nn.Module):
-    features: int
-    stride: int
-    conv: Any
-    norm: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv(self.features, (1, 1), name="conv_0")(x)
-        y = nn.relu(self.norm(name="norm_0")(y))
-        y = self.conv(self.features, (3, 3), strides=self.stride, padding=1, name="conv_1")(y)
-        y = nn.relu(self.norm(name="norm_1")(y))
-        y = self.conv(4 * self.features, (1, 1), name="conv_2")(y)
-        y = self.norm(name="norm_2")(y)
-        return nn.relu(y + _shortcut(self, x, y))
-
-
-def _shortcut(block: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-    if block.stride == 1 and x.shape == y.shape:
-        return x
-    x = block.conv(y.shape[-1], (1, 1), strides=block.stride, padding=0, name="shortcut")(x)
-    return block.norm(name="shortcut_norm")(x)
-
-
-def _classify(x: jax.Array, classes: int, dtype: Any) -> jax.Array:
-    x = jnp.mean(x, axis=(1, 2))
-    return as_logits(nn.Dense(classes, kernel_init=he_normal, dtype=dtype, name="output")(x))
+        x = unit(x, train=train)
+    return x
 
 
 def cifar_resnet(
-    depth: int = 20, *, width: int = 16, classes: int = 10, dtype: Any = None
+    depth: int = 20,
+    *,
+    width: int = 16,
+    classes: int = 10,
+    skip: bool = True,
+    dtype: Any = None,
 ) -> CifarResNet:
     """Builds a ResNet for CIFAR; depth 20 is what the lottery-ticket papers call Resnet-18.
 
@@ -195,6 +147,7 @@ def cifar_resnet(
       depth: layers with weights, 6 n + 2: 8, 14, 20, 32, 44, 56, 110.
       width: channels of the first stage.
       classes: outputs, k.
+      skip: whether blocks have skip connections; without them it is a plain network of that depth.
       dtype: dtype of the computation; None: float32.
 
     Returns:
@@ -218,14 +171,66 @@ def cifar_resnet(
             f"depth={depth} is not 6 n + 2 (three stages of n blocks of two convolutions, and two "
             f"layers more); the nearest is depth={near}"
         )
-    return CifarResNet(blocks=(depth - 2) // 6, width=width, classes=classes, dtype=dtype)
+    blocks = (depth - 2) // 6
+    return CifarResNet(blocks=blocks, width=width, classes=classes, skip=skip, dtype=dtype)
 
 
-def resnet50(*, classes: int = 1000, dtype: Any = None) -> ResNet:
+def resnet18(*, classes: int = 1000, skip: bool = True, dtype: Any = None) -> ResNet:
+    """Builds ResNet-18: 11,689,512 parameters with 3 input channels and 1000 classes.
+
+    Args:
+      classes: outputs, k.
+      skip: whether blocks have skip connections; without them it is a plain network of that depth.
+      dtype: dtype of the computation; None: float32.
+
+    Returns:
+      A module `[b, height, width, channels] -> [b, k]` with collections `params` and
+      `batch_stats`.
+
+    Raises:
+      ValueError: `classes` is not a positive integer.
+
+    Example:
+      >>> resnet18().stages
+      (2, 2, 2, 2)
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (table 1).
+    """
+    check_sizes(classes=classes)
+    return ResNet(stages=(2, 2, 2, 2), classes=classes, bottleneck=False, skip=skip, dtype=dtype)
+
+
+def resnet34(*, classes: int = 1000, skip: bool = True, dtype: Any = None) -> ResNet:
+    """Builds ResNet-34: 21,797,672 parameters with 3 input channels and 1000 classes.
+
+    Args:
+      classes: outputs, k.
+      skip: whether blocks have skip connections; without them it is a plain network of that depth.
+      dtype: dtype of the computation; None: float32.
+
+    Returns:
+      A module `[b, height, width, channels] -> [b, k]` with collections `params` and
+      `batch_stats`.
+
+    Raises:
+      ValueError: `classes` is not a positive integer.
+
+    Example:
+      >>> resnet34().stages
+      (3, 4, 6, 3)
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (table 1).
+    """
+    check_sizes(classes=classes)
+    return ResNet(stages=(3, 4, 6, 3), classes=classes, bottleneck=False, skip=skip, dtype=dtype)
+
+
+def resnet50(*, classes: int = 1000, skip: bool = True, dtype: Any = None) -> ResNet:
     """Builds ResNet-50 (v1.5): 25,557,032 parameters with 3 input channels and 1000 classes.
 
     Args:
       classes: outputs, k.
+      skip: whether blocks have skip connections; without them it is a plain network of that depth.
       dtype: dtype of the computation; None: float32.
 
     Returns:
@@ -242,4 +247,29 @@ def resnet50(*, classes: int = 1000, dtype: Any = None) -> ResNet:
     Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (table 1).
     """
     check_sizes(classes=classes)
-    return ResNet(classes=classes, dtype=dtype)
+    return ResNet(stages=(3, 4, 6, 3), classes=classes, bottleneck=True, skip=skip, dtype=dtype)
+
+
+def resnet101(*, classes: int = 1000, skip: bool = True, dtype: Any = None) -> ResNet:
+    """Builds ResNet-101 (v1.5): 44,549,160 parameters with 3 input channels and 1000 classes.
+
+    Args:
+      classes: outputs, k.
+      skip: whether blocks have skip connections; without them it is a plain network of that depth.
+      dtype: dtype of the computation; None: float32.
+
+    Returns:
+      A module `[b, height, width, channels] -> [b, k]` with collections `params` and
+      `batch_stats`.
+
+    Raises:
+      ValueError: `classes` is not a positive integer.
+
+    Example:
+      >>> resnet101().stages
+      (3, 4, 23, 3)
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (table 1).
+    """
+    check_sizes(classes=classes)
+    return ResNet(stages=(3, 4, 23, 3), classes=classes, bottleneck=True, skip=skip, dtype=dtype)

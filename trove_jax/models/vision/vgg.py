@@ -5,10 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from trove_jax.layers import BatchNorm, Conv, max_pool
-from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
+from trove_jax.layers import max_pool
+from trove_jax.models.image_layers import conv_layers, output_layer
+from trove_jax.models.inputs import check_images, check_sizes, he_normal
 
 _STAGES = {
     11: ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
@@ -23,12 +23,13 @@ class CifarVGG(nn.Module):
 
     x <- relu(N(C x + c)) with N batch normalisation (momentum 0.9, epsilon 1e-5). After the last
     stage (2x2 pixels of a 32x32 image) the mean over all pixels and one dense layer, in place of
-    the three of the ImageNet network. He normal kernels. The layers are called
-    `stage_0_conv_0`, `stage_0_norm_0`, ... and `output`.
+    the three of the ImageNet network. The layers are called `stage_0_conv_0`, `stage_0_norm_0`,
+    ... and `output`.
 
     Attributes:
       stages: channels of every convolution, by stage.
       classes: outputs, k.
+      kernel_init: law of the kernels at the start.
       scale_init: law of the batch-norm scales at the start.
       dtype: dtype of the computation; None: that of the parameters (float32).
       axis_name: name of a mapped axis over which the batch statistics are averaged.
@@ -36,6 +37,7 @@ class CifarVGG(nn.Module):
 
     stages: Sequence[Sequence[int]] = _STAGES[19]
     classes: int = 10
+    kernel_init: nn.initializers.Initializer = he_normal
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: Any = None
     axis_name: str | None = None
@@ -57,27 +59,9 @@ class CifarVGG(nn.Module):
             if stage:
                 x = max_pool(x, (2, 2), strides=(2, 2))
             for layer, width in enumerate(widths):
-                x = Conv(
-                    width,
-                    (3, 3),
-                    padding=1,
-                    kernel_init=he_normal,
-                    dtype=self.dtype,
-                    name=f"stage_{stage}_conv_{layer}",
-                )(x)
-                x = BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
-                    epsilon=1e-5,
-                    scale_init=self.scale_init,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name,
-                    name=f"stage_{stage}_norm_{layer}",
-                )(x)
-                x = nn.relu(x)
-        x = jnp.mean(x, axis=(1, 2))
-        output = nn.Dense(self.classes, kernel_init=he_normal, dtype=self.dtype, name="output")
-        return as_logits(output(x))
+                names = f"stage_{stage}_conv_{layer}", f"stage_{stage}_norm_{layer}"
+                x = conv_layers(self, x, width, names=names, train=train)
+        return output_layer(x, self.classes, kernel_init=self.kernel_init, dtype=self.dtype)
 
 
 def cifar_vgg(depth: int = 19, *, classes: int = 10, dtype: Any = None) -> CifarVGG:
