@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -176,3 +177,65 @@ def test_keeping_nothing_is_refused(tmp_path):
         core.Checkpoints(tmp_path, identity="x", keep=0)
     with pytest.raises(ValueError, match="every=0"):
         core.SaveCheckpoints(core.Checkpoints(tmp_path, identity="x"), every=0)
+
+
+def moment(step, state, *, final=False):
+    return core.Moment(step, 30, lambda: state, make_history(0), final, 1.0)
+
+
+@pytest.fixture
+def gated(tmp_path, monkeypatch):
+    """Checkpoints whose writing waits for a gate, and the gate."""
+    saved = core.Checkpoints(tmp_path / "run", identity="mine")
+    gate, write = threading.Event(), saved.save
+
+    def save(*arguments):
+        assert gate.wait(timeout=60)
+        write(*arguments)
+
+    monkeypatch.setattr(saved, "save", save)
+    return saved, gate
+
+
+def test_training_goes_on_while_a_step_is_written(gated):
+    saved, gate = gated
+    hook = core.SaveCheckpoints(saved, every=10)
+    hook(moment(10, make_state()))
+    assert saved.steps() == []
+    gate.set()
+    hook(moment(20, make_state()))
+    assert 10 in saved.steps()
+    hook(moment(30, make_state(), final=True))
+    assert saved.steps() == [20, 30]
+    hook.close()
+
+
+def test_what_is_written_late_is_the_state_of_its_step(gated):
+    """The memory of a state belongs to the next chunk as soon as the hook returns."""
+    saved, gate = gated
+    state = {"weight": np.arange(4, dtype=np.float32)}
+    hook = core.SaveCheckpoints(saved, every=10)
+    hook(moment(10, state))
+    state["weight"][:] = -1
+    gate.set()
+    hook.close()
+    np.testing.assert_array_equal(
+        saved.restore(state).state["weight"], np.arange(4, dtype=np.float32)
+    )
+
+
+def test_a_step_that_could_not_be_written_is_reported_at_the_next_moment(tmp_path, monkeypatch):
+    saved = core.Checkpoints(tmp_path / "run", identity="mine")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    hook = core.SaveCheckpoints(saved, every=10)
+    with monkeypatch.context() as full:
+        full.setattr("trove_jax.core.checkpoint.write_durably", refuse)
+        hook(moment(10, make_state()))
+        with pytest.raises(core.CheckpointError, match="step 10.*No space left"):
+            hook(moment(20, make_state()))
+        hook(moment(20, make_state()))
+        with pytest.raises(core.CheckpointError, match="step 20"):
+            hook.close()

@@ -10,6 +10,7 @@ newest intact one is used. A step folder appears under its name only when it is 
                                        of every file
 """
 
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -185,6 +186,9 @@ class Checkpoints:
 class SaveCheckpoints:
     """A hook that saves every so many steps and at the end.
 
+    The writing of one step overlaps with the training of the next ones; the last step is on the
+    disk when the hook returns. `close` waits for what is still being written.
+
     Args:
       checkpoints: where to.
       every: steps between two saves.
@@ -197,11 +201,40 @@ class SaveCheckpoints:
         self.every = every
         self._checkpoints = checkpoints
         self._history = before or History.join([])
+        self._writer = concurrent.futures.ThreadPoolExecutor(1)
+        self._writing: concurrent.futures.Future | None = None
 
     def __call__(self, moment: Moment) -> None:
-        """Saves the state, with all records so far."""
+        """Saves the state, with all records so far.
+
+        Raises:
+          CheckpointError: this step, where it is the last, or the one before could not be saved.
+        """
+        self._wait()
         self._history = History.join([self._history, moment.new])
-        self._checkpoints.save(moment.step, moment.state(), self._history)
+        # A copy: on a CPU the host sees the very memory that the next chunk writes over.
+        state = jax.tree.map(np.array, to_host(moment.state()))
+        self._writing = self._writer.submit(
+            self._checkpoints.save, moment.step, state, self._history
+        )
+        if moment.final:
+            self._wait()
+
+    def close(self) -> None:
+        """Waits for the step that is being written, and lets the writing thread go.
+
+        Raises:
+          CheckpointError: that step could not be saved.
+        """
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 class _Damaged(Exception):

@@ -5,6 +5,7 @@ read back, one that was begun is continued, so that the same program in the same
 with the same numbers however often it was stopped.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -120,15 +121,18 @@ class Context:
             hooks.append(ShowProgress(self.progress, stage))
         if self.writer is not None:
             hooks.append(LogMetrics(self.writer, stage, interval=self.log_every, before=before))
+        saver = None
         if checkpoints is not None:
-            hooks.append(SaveCheckpoints(checkpoints, every=self.save_every, before=before))
+            saver = SaveCheckpoints(checkpoints, every=self.save_every, before=before)
+            hooks.append(saver)
         began = time.monotonic()
         options.setdefault("mesh", self.mesh)
         options.setdefault("stop_at_nonfinite", not self.keep_going)
         try:
-            state, history = run(
-                task, tx, data, keys, steps=steps, start=start, hooks=hooks, **options
-            )
+            with contextlib.closing(saver) if saver else contextlib.nullcontext():
+                state, history = run(
+                    task, tx, data, keys, steps=steps, start=start, hooks=hooks, **options
+                )
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{stage}: {error}; {_last_good(checkpoints)}") from error
         state = jax.tree.map(jnp.asarray, from_host(to_host(state), state))
