@@ -234,7 +234,7 @@ def test_a_step_that_could_not_be_written_is_reported_at_the_next_moment(tmp_pat
     with monkeypatch.context() as full:
         full.setattr("trove_jax.core.checkpoint.write_durably", refuse)
         hook(moment(10, make_state()))
-        with pytest.raises(core.CheckpointError, match="step 10.*No space left"):
+        with pytest.raises(core.CheckpointError, match="could not save step 10"):
             hook(moment(20, make_state()))
         hook(moment(20, make_state()))
         with pytest.raises(core.CheckpointError, match="step 20"):
