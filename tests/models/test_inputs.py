@@ -39,6 +39,7 @@ def test_sizes_that_are_not_positive_integers_are_refused(size):
         lambda: models.residual_mlp(classes=size),
         lambda: models.cifar_resnet(20, classes=size),
         lambda: models.cifar_vgg(19, classes=size),
+        lambda: models.resnet18(classes=size),
         lambda: models.resnet50(classes=size),
     ):
         with pytest.raises(ValueError, match=r"classes=.*positive integer"):

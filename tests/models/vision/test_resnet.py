@@ -26,13 +26,15 @@ def _norm(x, p, stats):
     return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * p["scale"] + p["bias"]
 
 
-def _block(x, p, stats, plan):
+def _block(x, p, stats, plan, *, skip=True):
     """`plan`: (stride, padding) per convolution; the shortcut strides as the block does."""
     y = x
     for i, (stride, pad) in enumerate(plan):
         y = _conv(y, p[f"conv_{i}"]["kernel"], stride, pad)
         y = _norm(y, p[f"norm_{i}"], stats[f"norm_{i}"])
         y = np.maximum(y, 0) if i < len(plan) - 1 else y
+    if not skip:
+        return np.maximum(y, 0)
     if "shortcut" in p:
         x = _conv(x, p["shortcut"]["kernel"], max(stride for stride, _ in plan))
         x = _norm(x, p["shortcut_norm"], stats["shortcut_norm"])
@@ -70,8 +72,45 @@ def test_resnet_50_has_the_publishedcount():
     assert count(variables["params"]) == size == 25_557_032
 
 
-def test_cifar_resnet_equals_numpy():
-    model = models.cifar_resnet(14, width=3, classes=5)
+@pytest.mark.parametrize(
+    ("build", "stages", "published"),
+    [
+        (models.resnet18, (2, 2, 2, 2), 11_689_512),
+        (models.resnet34, (3, 4, 6, 3), 21_797_672),
+    ],
+)
+def test_resnets_of_basic_blocks_have_the_publishedcount(build, stages, published):
+    size, inputs = 49 * 3 * 64 + 2 * 64, 64
+    for blocks, c in zip(stages, (64, 128, 256, 512), strict=True):
+        for block in range(blocks):
+            size += 9 * inputs * c + 9 * c * c + 4 * c
+            size += 0 if block or inputs == c else inputs * c + 2 * c
+            inputs = c
+    size += 512 * 1000 + 1000
+    assert count(shapes(build(), (1, 224, 224, 3))["params"]) == size == published
+
+
+def test_resnet_101_has_the_publishedcount():
+    size = 25_557_032 + 17 * (2 * 1024 * 256 + 9 * 256 * 256 + 2 * (256 + 256 + 1024))
+    assert count(shapes(models.resnet101(), (1, 224, 224, 3))["params"]) == size == 44_549_160
+
+
+def test_plain_networks_lack_the_shortcuts_and_nothing_else():
+    shortcuts = sum(
+        inputs * outputs + 2 * outputs
+        for inputs, outputs in ((64, 256), (256, 512), (512, 1024), (1024, 2048))
+    )
+    plain = shapes(models.resnet50(skip=False), (1, 224, 224, 3))["params"]
+    assert count(plain) == 25_557_032 - shortcuts == 22_780_456
+    names = {path[-2].key for path, _ in jax.tree_util.tree_leaves_with_path(plain)}
+    assert not any("shortcut" in name for name in names)
+    small = shapes(models.cifar_resnet(20, skip=False), (1, 32, 32, 3))["params"]
+    assert count(small) == 272_474 - 2752
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_cifar_resnet_equals_numpy(skip):
+    model = models.cifar_resnet(14, width=3, classes=5, skip=skip)
     variables = random_variables(model, (1, 8, 12, 2))
     x = np.random.default_rng(1).normal(size=(2, 8, 12, 2)).astype(np.float32)
     p, stats = (jax.tree.map(np.asarray, variables[c]) for c in ("params", "batch_stats"))
@@ -81,7 +120,7 @@ def test_cifar_resnet_equals_numpy():
         for block in range(2):
             stride = 2 if stage and not block else 1
             name = f"stage_{stage}_block_{block}"
-            y = _block(y, p[name], stats[name], [(stride, 1), (1, 1)])
+            y = _block(y, p[name], stats[name], [(stride, 1), (1, 1)], skip=skip)
     assert y.shape == (2, 2, 3, 12)
     want = y.mean((1, 2)) @ p["output"]["kernel"] + p["output"]["bias"]
     got = jax.jit(model.apply)(variables, x)
@@ -89,8 +128,9 @@ def test_cifar_resnet_equals_numpy():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
-def test_large_resnet_equals_numpy():
-    model = models.ResNet(stages=(2, 1, 1, 1), width=2, classes=5)
+@pytest.mark.parametrize(("bottleneck", "skip"), [(True, True), (True, False), (False, True)])
+def test_large_resnet_equals_numpy(bottleneck, skip):
+    model = models.ResNet(stages=(2, 1, 1, 1), width=2, classes=5, bottleneck=bottleneck, skip=skip)
     variables = random_variables(model, (1, 32, 48, 3))
     x = np.random.default_rng(1).normal(size=(2, 32, 48, 3)).astype(np.float32)
     p, stats = (jax.tree.map(np.asarray, variables[c]) for c in ("params", "batch_stats"))
@@ -105,8 +145,9 @@ def test_large_resnet_equals_numpy():
         for block in range(blocks):
             name = f"stage_{stage}_block_{block}"
             stride = 2 if stage and not block else 1
-            y = _block(y, p[name], stats[name], [(1, 0), (stride, 1), (1, 0)])
-    assert y.shape == (2, 1, 2, 64)
+            plan = [(1, 0), (stride, 1), (1, 0)] if bottleneck else [(stride, 1), (1, 1)]
+            y = _block(y, p[name], stats[name], plan, skip=skip)
+    assert y.shape == (2, 1, 2, 64 if bottleneck else 16)
     want = y.mean((1, 2)) @ p["output"]["kernel"] + p["output"]["bias"]
     got = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
