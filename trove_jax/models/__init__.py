@@ -1,5 +1,6 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
+from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
 from trove_jax.models.tabular import MLP, DeepMLP, ResidualMLP, lenet_300_100, residual_mlp
 from trove_jax.models.units import (
@@ -34,7 +35,10 @@ __all__ = [
     "ResNet",
     "ResidualMLP",
     "ResidualUnit",
+    "SimpleRNN",
     "StemUnit",
+    "Transformer",
+    "TransformerBlock",
     "cifar_resnet",
     "cifar_vgg",
     "lenet_300_100",
