@@ -1,5 +1,12 @@
 """Measurements: pure functions of weights, activations, data and landscapes."""
 
+from trove_jax.analysis.cka_layers import (
+    CKASums,
+    cka_init,
+    cka_matrix,
+    cka_result,
+    cka_update,
+)
 from trove_jax.analysis.stability import (
     LinearBarrier,
     Stability,
@@ -9,13 +16,34 @@ from trove_jax.analysis.stability import (
     stability_to_order,
     stability_to_pruning,
 )
+from trove_jax.losses.similarity import (
+    alignment,
+    gram,
+    is_degenerate,
+    linear_cka,
+    procrustes,
+    rbf_cka,
+    rsa,
+)
 
 __all__ = [
+    "CKASums",
     "LinearBarrier",
     "Stability",
+    "alignment",
+    "cka_init",
+    "cka_matrix",
+    "cka_result",
+    "cka_update",
+    "gram",
+    "is_degenerate",
     "linear_barrier",
+    "linear_cka",
     "masked_angle",
     "masked_distance",
+    "procrustes",
+    "rbf_cka",
+    "rsa",
     "stability_to_order",
     "stability_to_pruning",
 ]
