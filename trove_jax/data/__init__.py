@@ -11,6 +11,7 @@ from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
 from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
 from trove_jax.data.preparation import Prepared, prepare
+from trove_jax.data.sequence_tasks import SequenceData, copy_paste, parity
 from trove_jax.data.source import DataSet, Location, cache_dir, contents_sha256, data_folder, find
 from trove_jax.data.splits import holdout, stratified_split
 
@@ -22,9 +23,11 @@ __all__ = [
     "ImageInputs",
     "Location",
     "Prepared",
+    "SequenceData",
     "cache_dir",
     "center_crop",
     "contents_sha256",
+    "copy_paste",
     "data_folder",
     "describe",
     "find",
@@ -33,6 +36,7 @@ __all__ = [
     "input_shape",
     "load_images",
     "load_inputs",
+    "parity",
     "prepare",
     "random_crop",
     "random_flip",
