@@ -1,5 +1,6 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
+from trove_jax.models.local_chain import LocalChain, local_chain
 from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
 from trove_jax.models.tabular import MLP, DeepMLP, ResidualMLP, lenet_300_100, residual_mlp
@@ -31,6 +32,7 @@ __all__ = [
     "ConvUnit",
     "DeepMLP",
     "DenseUnit",
+    "LocalChain",
     "PoolHead",
     "ResNet",
     "ResidualMLP",
@@ -42,6 +44,7 @@ __all__ = [
     "cifar_resnet",
     "cifar_vgg",
     "lenet_300_100",
+    "local_chain",
     "mlp_units",
     "residual_mlp",
     "resnet18",
