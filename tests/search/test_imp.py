@@ -239,3 +239,29 @@ def test_injected_hyperparameters_restart_at_their_step():
     state = transforms.init_at_step(tx, {"w": jnp.zeros(3)}, 12)
     updates, _ = tx.update({"w": jnp.ones(3)}, state)
     np.testing.assert_allclose(updates["w"], -0.01, rtol=1e-6)
+
+
+def test_the_decay_of_gradient_noise_restarts_at_its_step():
+    tx = transforms.noisy(optax.adam(schedule), eta=1.0, key=0)
+    state = transforms.init_at_step(tx, {"w": jnp.zeros(3)}, 12)
+    assert int(state[0].count) == 12
+    assert int(state[1][0].count) == 0
+
+
+def test_each_seed_keeps_the_key_of_its_noise_through_the_rounds():
+    tx = transforms.noisy(optax.sgd(0.05, momentum=0.9), eta=1e-4, key=0)
+    training, seen = make_training(tx), {}
+
+    def spy(start, mask, keys, *, stage, until=None):
+        end = training.train(start, mask, keys, stage=stage, until=until)
+        noise = end.opt_state.inner_state[0]
+        seen[stage] = (jax.random.key_data(noise.key), noise.count)
+        return end
+
+    search.imp(spy, training.init, core.seed_keys(SEEDS), rounds=2, rewind=6)
+    want = jax.random.key_data(training.init(core.seed_keys(SEEDS)).opt_state.inner_state[0].key)
+    assert len(np.unique(want, axis=0)) == SEEDS
+    assert len(seen) >= 3
+    for stage, (words, count) in seen.items():
+        np.testing.assert_array_equal(words, want, err_msg=stage)
+        assert set(count.tolist()) <= {6, STEPS}

@@ -7,7 +7,10 @@ Nothing random is stored: a step's noise is drawn from `(key, step)` and an epoc
 import jax
 import jax.numpy as jnp
 
-_INIT, _ORDER, _NOISE = 0, 1, 2
+from trove_jax.core.pytrees import is_key
+from trove_jax.core.task import PyTree
+
+_INIT, _ORDER, _NOISE, _OPTIMISER = 0, 1, 2, 3
 
 
 def seed_keys(seeds: int, *, root: int = 0) -> jax.Array:
@@ -43,3 +46,31 @@ def epoch_order(key: jax.Array, epoch: jax.Array, size: int) -> jax.Array:
     return jax.random.permutation(
         jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch), jnp.arange(size)
     )
+
+
+def give_own_keys(opt_state: PyTree, key: jax.Array) -> PyTree:
+    """Makes the random keys in a fresh optimiser state those of the run that `key` names.
+
+    A rule like `transforms.gradient_noise` puts one key of its own into the state of every run;
+    the words of the run's key are folded into it, so that each seed draws its own noise.
+
+    Args:
+      opt_state: a pytree; typed keys in it may have any shape and generator.
+      key: the run's key, typed, scalar.
+
+    Returns:
+      The same tree with other keys.
+    """
+    words = jax.random.key_data(jax.random.fold_in(key, _OPTIMISER)).ravel()
+
+    def fold(stored):
+        for word in words:
+            stored = jax.random.fold_in(stored, word)
+        return stored
+
+    def own(leaf):
+        if not is_key(leaf):
+            return leaf
+        return jax.vmap(fold)(leaf.reshape(-1)).reshape(leaf.shape)
+
+    return jax.tree.map(own, opt_state)

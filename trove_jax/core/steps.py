@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from trove_jax.core.keys import init_key, step_key
+from trove_jax.core.keys import give_own_keys, init_key, step_key
 from trove_jax.core.mesh import axis_size
 from trove_jax.core.task import Batch, PyTree, Task, Variables
 
@@ -67,15 +67,18 @@ def train_step(
 
 
 def init_state(task: Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before the first step of the run that `key` names."""
+    """The state before the first step of the run that `key` names.
+
+    Typed random keys in the optimiser's state become this run's own: `key` is folded into them.
+    """
     variables = task.init(init_key(key))
-    return TrainState(jnp.int32(0), variables, tx.init(variables["params"]))
+    return TrainState(jnp.int32(0), variables, give_own_keys(tx.init(variables["params"]), key))
 
 
 def init_states(task: Task, tx: optax.GradientTransformation, keys: jax.Array) -> TrainState:
     """The states before the first step of one run per key, with a leading seed axis."""
     variables = _init_variables(task, keys)
-    return TrainState(jnp.int32(0), variables, _init_opt_states(tx, variables["params"]))
+    return TrainState(jnp.int32(0), variables, _init_opt_states(tx, variables["params"], keys))
 
 
 # Apart, so that optimisers share the first; and a map, since XLA takes twice as long to compile
@@ -86,8 +89,8 @@ def _init_variables(task, keys):
 
 
 @functools.partial(jax.jit, static_argnames="tx")
-def _init_opt_states(tx, params):
-    return jax.vmap(tx.init)(params)
+def _init_opt_states(tx, params, keys):
+    return jax.vmap(lambda params, key: give_own_keys(tx.init(params), key))(params, keys)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from trove_jax import core
+from trove_jax.core.pytrees import is_key
 from trove_jax.transforms import (
     apply_mask,
     density,
@@ -154,7 +155,9 @@ def _restart(tx, keep_moments, state, mask):
     def one(variables, opt_state, mask):
         params = apply_mask(variables["params"], mask)
         if not keep_moments:
-            opt_state = init_at_step(tx, params, state.step)
+            fresh = init_at_step(tx, params, state.step)
+            # Each seed keeps the keys of its own noise.
+            opt_state = jax.tree.map(lambda new, old: old if is_key(old) else new, fresh, opt_state)
         return {**variables, "params": params}, set_mask(opt_state, mask)
 
     return core.TrainState(state.step, *jax.vmap(one)(state.variables, state.opt_state, mask))

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trove_jax.transforms.gradient_noise import GradientNoiseState
+
+_COUNTERS = (optax.ScaleByScheduleState, GradientNoiseState)
 _SCHEDULED = (
-    optax.ScaleByScheduleState,
+    *_COUNTERS,
     optax.schedules.InjectHyperparamsState,
     optax.schedules.InjectStatefulHyperparamsState,
 )
@@ -27,7 +30,8 @@ def init_at_step(
 
     Returns:
       State as `tx.init(params)`, with the counters of schedules (`optax.scale_by_schedule`,
-      `optax.inject_hyperparams`) at `step`.
+      `optax.inject_hyperparams`) and of the decay of `gradient_noise` at `step`. Random keys are
+      those of `tx.init`, the same for every seed.
 
     Example:
       >>> schedule = optax.piecewise_constant_schedule(1.0, {10: 0.1})
@@ -42,7 +46,7 @@ def init_at_step(
         if not isinstance(node, _SCHEDULED):
             return node
         node = node._replace(count=jnp.full_like(node.count, step))
-        if isinstance(node, optax.ScaleByScheduleState):
+        if isinstance(node, _COUNTERS):
             return node
         if isinstance(node, optax.schedules.InjectStatefulHyperparamsState):
             # Each injected schedule counts for itself.
