@@ -28,6 +28,17 @@ CASES = {
     "1-D atrous": ((2, 15, 12), (3, 12, 4), (1,), "SAME", {"rhs_dilation": (4,)}),
     "2-D few channels": ((2, 7, 9, 3), (3, 3, 3, 8), (1, 1), "SAME", {}),
     "2-D": ((2, 7, 9, 8), (3, 3, 8, 5), (1, 1), "SAME", {}),
+    "2-D by rows": ((2, 6, 7, 24), (3, 5, 24, 32), (1, 1), "SAME", {}),
+    "2-D by rows, atrous": (
+        (2, 8, 9, 24),
+        (3, 2, 24, 25),
+        (1, 1),
+        ((3, 1), (0, 2)),
+        {"rhs_dilation": (2, 3)},
+    ),
+    "chunks": ((12, 10, 10, 192), (1, 5, 192, 4), (1, 1), "SAME", {}),
+    "chunks, strided": ((12, 20, 10, 192), (1, 5, 192, 4), (2, 1), "SAME", {}),
+    "no chunks of a prime number": ((11, 10, 10, 192), (1, 5, 192, 4), (1, 1), "SAME", {}),
     "2-D same lower": ((2, 7, 9, 8), (2, 4, 8, 5), (1, 1), "SAME_LOWER", {}),
     "2-D valid": ((2, 8, 9, 8), (3, 2, 8, 5), (1, 1), "VALID", {}),
     "2-D 5x5": ((2, 9, 8, 6), (5, 5, 6, 4), (1, 1), "SAME", {}),
@@ -149,7 +160,9 @@ def both(x, kernel, options, **ours):
 FORMS = (
     "1-D atrous",
     "2-D",
+    "2-D by rows",
     "2-D few channels",
+    "chunks",
     "2-D stride 2, odd",
     "pointwise strided",
     "groups",
@@ -172,7 +185,7 @@ NEGATIVE = (
 def test_equals_the_native_convolution_and_gradients(case):
     x, kernel, options = arguments(case)
     for name, got, want in both(x, kernel, options):
-        # Two orders of summing n <= 600 products of order one: n^0.5 eps n^0.5 = 7e-5; a wrong tap
+        # Two orders of summing n <= 1200 products of order one: n^0.5 eps n^0.5 = 1e-4; a wrong tap
         # is off by order one.
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=name)
         assert got.dtype == jnp.float32
@@ -441,7 +454,9 @@ def test_what_computes_an_activation_stays_out_of_the_copies():
     )
 
 
-@pytest.mark.parametrize("case", ["2-D", "2-D stride 2, even", "transposed"])
+@pytest.mark.parametrize(
+    "case", ["2-D", "2-D by rows", "chunks", "2-D stride 2, even", "transposed"]
+)
 def test_sharded_batch_is_not_gathered(case):
     x, kernel, options = arguments(case)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -454,7 +469,7 @@ def test_sharded_batch_is_not_gathered(case):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["2-D", "depthwise"])
+@pytest.mark.parametrize("case", ["2-D", "chunks", "depthwise"])
 def test_inside_shard_map(case):
     x, kernel, options = arguments(case)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))

@@ -43,9 +43,10 @@ def conv_general_dilated(
 
     Both gradients equal the native ones to rounding. On a CPU they, and some forward passes, take
     other forms (see `convolution_forms`): pointwise and few-channel convolutions are one matmul,
-    depthwise ones shifted multiply-adds, dilated inputs are split into phases, groups are merged
-    into dense blocks, the gradient to the kernel is a few matmuls. Other platforms keep XLA's.
-    The gradient to the kernel holds copies of input and output, up to window-size times each.
+    those of 24 to 96 channels one matmul and a sum of shifts, depthwise ones shifted multiply-adds,
+    dilated inputs are split into phases, groups are merged into dense blocks, the gradient to the
+    kernel is a few matmuls. Other platforms keep XLA's.
+    The gradient to the kernel copies the input window-size times, a chunk of the batch at a time.
 
     `jax.vmap` over kernels gives grouped convolutions, which XLA runs slowly on a CPU: put many
     models into one program with `jax.lax.map` instead. Forward-mode differentiation (`jax.jvp`) of
