@@ -1,6 +1,15 @@
 """Loss terms: pure functions of outputs, captured activations and targets."""
 
 from trove_jax.losses.classification import accuracy, classification, cross_entropy
+from trove_jax.losses.guidance import (
+    Resemblance,
+    gradient_norms,
+    guidance_loss,
+    guided,
+    layer_map,
+    until,
+)
+from trove_jax.losses.guide import Guide, module_guide, noise_fed, shuffled
 from trove_jax.losses.local import (
     LocalLosses,
     local_learning,
@@ -20,20 +29,30 @@ from trove_jax.losses.sequence import (
 )
 
 __all__ = [
+    "Guide",
     "LocalLosses",
+    "Resemblance",
     "accuracy",
     "bits_per_token",
     "classification",
     "cross_entropy",
+    "gradient_norms",
+    "guidance_loss",
+    "guided",
+    "layer_map",
     "local_learning",
     "local_losses",
     "local_value_and_grad",
+    "module_guide",
+    "noise_fed",
     "reconstruction_loss",
     "sequence_accuracy",
     "sequence_classification",
+    "shuffled",
     "similarity_matching",
     "token_accuracy",
     "token_cross_entropy",
     "token_prediction",
+    "until",
     "without_auxiliaries",
 ]
