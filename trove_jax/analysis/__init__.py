@@ -1,5 +1,6 @@
 """Measurements: pure functions of weights, activations, data and landscapes."""
 
+from trove_jax.analysis.agreement import error_consistency
 from trove_jax.analysis.cka_layers import (
     CKASums,
     cka_init,
@@ -7,6 +8,7 @@ from trove_jax.analysis.cka_layers import (
     cka_result,
     cka_update,
 )
+from trove_jax.analysis.probes import linear_probe_accuracy
 from trove_jax.analysis.stability import (
     LinearBarrier,
     Stability,
@@ -35,10 +37,12 @@ __all__ = [
     "cka_matrix",
     "cka_result",
     "cka_update",
+    "error_consistency",
     "gram",
     "is_degenerate",
     "linear_barrier",
     "linear_cka",
+    "linear_probe_accuracy",
     "masked_angle",
     "masked_distance",
     "procrustes",

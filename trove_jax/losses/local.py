@@ -153,9 +153,9 @@ def local_losses(
     for part in range(chain.parts):
         call = _part_function(chain, part)
         params, rest = _arguments(chain, variables, part, x, labels, images, key)
-        value, out = _isolated(call, params, rest) if isolated else call(params, rest)
-        stopped: Any = jax.lax.stop_gradient(out)
-        x, logits, new = stopped
+        found: Any = _isolated(call, params, rest) if isolated else call(params, rest)
+        value, out = found
+        x, logits, new = jax.lax.stop_gradient(out)
         values.append(value)
         _merge(updates, new)
     assert logits is not None
