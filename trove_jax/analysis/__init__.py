@@ -1,6 +1,5 @@
 """Measurements: pure functions of weights, activations, data and landscapes."""
 
-from trove_jax.analysis.agreement import error_consistency
 from trove_jax.analysis.cka_layers import (
     CKASums,
     cka_init,
@@ -37,7 +36,6 @@ __all__ = [
     "cka_matrix",
     "cka_result",
     "cka_update",
-    "error_consistency",
     "gram",
     "is_degenerate",
     "linear_barrier",
