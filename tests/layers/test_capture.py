@@ -79,6 +79,7 @@ def test_under_jit_vmap_and_grad():
         return found
 
     together = jax.jit(jax.vmap(read, in_axes=(None, 0)))(variables, x)
+    assert list(together) == ["zeta", "alpha"]  # a plain dict would come out sorted
     for i, one in enumerate(x):
         for name, value in read(variables, one).items():
             np.testing.assert_allclose(together[name][i], value, rtol=1e-5, atol=1e-6)

@@ -188,6 +188,26 @@ def test_guidance_that_stops_is_guidance_and_then_none():
     np.testing.assert_array_equal(history.metrics["guide_loss"][:, 3:], 0.0)
 
 
+def test_a_schedule_and_a_number_compare_the_same_layers():
+    """Of more than ten layers: sorted by name they would be in another order."""
+    task = losses.classification(models.DeepMLP(depth=12, width=5, classes=3), SHAPE)
+    variables = guided(task, FROZEN).init(jax.random.key(0))
+    values = [
+        jax.jit(guided(task, FROZEN, alpha=alpha, mapping=(2, 9)).loss)(
+            variables, BATCH, KEY, jnp.int32(3)
+        )[1].metrics["guide_loss"]
+        for alpha in (0.5, lambda step: 0.5)
+    ]
+    ours = numpy_layers(
+        variables["params"], BATCH.examples["image"], [f"hidden_{i}" for i in range(12)]
+    )
+    theirs = numpy_layers(
+        variables["guide"]["params"], BATCH.examples["image"], ["hidden_0", "hidden_1"]
+    )
+    want = 2 - numpy_cka(ours[2], theirs[0]) - numpy_cka(ours[9], theirs[1])
+    np.testing.assert_allclose(values, want, rtol=1e-4)
+
+
 def test_the_target_is_applied_once():
     """Of one dropout mask: the logits behind the loss are those of the captured layers."""
     calls = []
@@ -286,6 +306,27 @@ def test_controls_change_what_the_guide_sees():
     np.testing.assert_array_equal(mask, x > 0)
     with pytest.raises(ValueError, match="needs vocabulary"):
         losses.noise_fed(tokens).inputs(BATCH, KEY)
+
+
+def test_a_table_guides_as_the_network_does():
+    everything = core.Batch({**examples(20), "index": jnp.arange(20)})
+    wide = module_guide(models.MLP((40, 8, 3)), SHAPE)
+    table = losses.tabulated(wide, everything)
+    task, looked_up = guided(PLAIN, wide), guided(PLAIN, table)
+    variables = task.init(jax.random.key(0))
+    tables = losses.tabulate(wide, variables["guide"], everything)
+    assert jax.tree.map(jnp.shape, dict(tables)) == {"hidden_0": (20, 20), "hidden_1": (20, 8)}
+    rows = jnp.array([3, 19, 0, 7, 11, 5])
+    batch = jax.tree.map(lambda leaf: leaf[rows], everything)
+    want, _ = task.loss(variables, batch, KEY, 0)
+    got, _ = looked_up.loss({**variables, "guide": tables}, batch, KEY, 0)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    drawn = looked_up.init(jax.random.key(0))["guide"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), drawn, tables)
+    order = losses.shuffled(table).inputs(batch, KEY)[0]
+    assert sorted(order.tolist()) == sorted(rows.tolist())
+    with pytest.raises(ValueError, match="examples have no 'index'"):
+        looked_up.loss({**variables, "guide": tables}, BATCH, KEY, 0)
 
 
 def test_the_two_gradients_can_be_compared():

@@ -1,5 +1,6 @@
 """Measurements: pure functions of weights, activations, data and landscapes."""
 
+from trove_jax.analysis.agreement import error_consistency
 from trove_jax.analysis.cka_layers import (
     CKASums,
     cka_init,
@@ -36,6 +37,7 @@ __all__ = [
     "cka_matrix",
     "cka_result",
     "cka_update",
+    "error_consistency",
     "gram",
     "is_degenerate",
     "linear_barrier",

@@ -4,6 +4,7 @@
 a whole `Task.loss`: its one forward pass gives the loss and the activations.
 """
 
+import collections
 import contextlib
 import contextvars
 import re
@@ -111,7 +112,9 @@ def by_name(pattern: str) -> Filter:
 
 
 @contextlib.contextmanager
-def capturing(filter: Filter | str = linear_like) -> Iterator[dict[str, jax.Array]]:
+def capturing(
+    filter: Filter | str = linear_like,
+) -> Iterator[collections.OrderedDict[str, jax.Array]]:
     """Collects activations of all Flax modules that are called in the `with` block.
 
     Open it inside `jit`, `grad`, `vmap` or `shard_map`, around the call of the model: what it
@@ -125,9 +128,10 @@ def capturing(filter: Filter | str = linear_like) -> Iterator[dict[str, jax.Arra
         that; None: nothing); a string is a regular expression for `by_name`.
 
     Yields:
-      A dict that fills while modules are called, name -> array, in execution order. A second call
-      of the same name is `name#1`. A result that holds several arrays gives `name/0`, `name/1`,
-      ...; of an `nn.RNN` only the sequence counts. Complete when the block ends.
+      An ordered dict that fills while modules are called, name -> array, in execution order (which
+      it keeps through `jit`, as a plain dict does not). A second call of the same name is
+      `name#1`. A result that holds several arrays gives `name/0`, `name/1`, ...; of an `nn.RNN`
+      only the sequence counts. Complete when the block ends.
 
     Raises:
       ValueError: at the end of the block, where the filter chose nothing (the names that were
@@ -177,7 +181,7 @@ def capture(
     *inputs: Any,
     filter: Filter | str = linear_like,
     **options: Any,
-) -> tuple[Any, dict[str, jax.Array]]:
+) -> tuple[Any, collections.OrderedDict[str, jax.Array]]:
     """Applies a module and returns the activations beside the result.
 
     Args:
@@ -209,7 +213,8 @@ class _Recorder:
     """The interceptor behind one block."""
 
     def __init__(self, filter: Filter):
-        self.found: dict[str, jax.Array] = {}
+        # JAX sorts the keys of a plain dict wherever it passes through a transformation.
+        self.found: collections.OrderedDict[str, jax.Array] = collections.OrderedDict()
         self._filter = filter
         self._level, self._trace = _hidden.get(), current_trace()
         self._called: dict[str, None] = {}

@@ -1,6 +1,7 @@
 """Loss terms: pure functions of outputs, captured activations and targets."""
 
 from trove_jax.losses.classification import accuracy, classification, cross_entropy
+from trove_jax.losses.distillation import distillation_loss, distilled
 from trove_jax.losses.guidance import (
     Resemblance,
     gradient_norms,
@@ -9,7 +10,14 @@ from trove_jax.losses.guidance import (
     layer_map,
     until,
 )
-from trove_jax.losses.guide import Guide, module_guide, noise_fed, shuffled
+from trove_jax.losses.guide import (
+    Guide,
+    module_guide,
+    noise_fed,
+    shuffled,
+    tabulate,
+    tabulated,
+)
 from trove_jax.losses.local import (
     LocalLosses,
     local_learning,
@@ -36,6 +44,8 @@ __all__ = [
     "bits_per_token",
     "classification",
     "cross_entropy",
+    "distillation_loss",
+    "distilled",
     "gradient_norms",
     "guidance_loss",
     "guided",
@@ -50,6 +60,8 @@ __all__ = [
     "sequence_classification",
     "shuffled",
     "similarity_matching",
+    "tabulate",
+    "tabulated",
     "token_accuracy",
     "token_cross_entropy",
     "token_prediction",

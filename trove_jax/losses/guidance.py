@@ -7,6 +7,7 @@ either network is edited: activations are captured from outside.
 """
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -113,7 +114,8 @@ def guidance_loss(
     sum_j w_j [1 - similarity(A_{map(j)}, B_j)]; the gradient goes through A only.
 
     Args:
-      target: name -> activations A, `[b, ...]`, in execution order.
+      target: name -> activations A, `[b, ...]`, in execution order (an `OrderedDict` keeps it
+        through `jit`, a plain dict is sorted there).
       guide: name -> activations B of the same examples, `[b, ...]`.
       mapping: a rule of `layer_map`, its m indices, or `{guide name: target name}`.
       similarity: `(x, y) -> scalar`, 1 for layers that agree; with `axis_name` as an argument
@@ -259,16 +261,17 @@ def guided(
         noise = jax.random.fold_in(key, _INIT)
         if callable(alpha):
             weight = jnp.asarray(alpha(step), value.dtype)
-            shapes = jax.eval_shape(compare, frozen, ours, batch, noise)
-            extra, (mean, flat) = jax.lax.cond(
-                weight != 0,
-                lambda ours: compare(frozen, ours, batch, noise),
-                lambda ours: (
-                    jnp.zeros((), shapes[0].dtype),
-                    jax.tree.map(lambda x: jnp.full((), jnp.nan, x.dtype), shapes[1]),
-                ),
-                ours,
-            )
+
+            def on():
+                return compare(frozen, ours, batch, noise)
+
+            def off():
+                zero, *rest = jax.tree.leaves(jax.eval_shape(on))
+                return jnp.zeros((), zero.dtype), tuple(
+                    jnp.full((), jnp.nan, x.dtype) for x in rest
+                )
+
+            extra, (mean, flat) = jax.lax.cond(weight != 0, on, off)
         else:
             weight = alpha
             extra, (mean, flat) = compare(frozen, ours, batch, noise)
@@ -335,10 +338,10 @@ def batch_first(activations: Activations, b: int) -> Activations:
 
     Example:
       >>> found = batch_first({"time_first": jnp.ones((7, 4, 3)), "scalar": jnp.ones(())}, 4)
-      >>> jax.tree.map(jnp.shape, found)
+      >>> dict(jax.tree.map(jnp.shape, found))
       {'time_first': (4, 7, 3)}
     """
-    found = {}
+    found = OrderedDict()
     for name, x in activations.items():
         axes = [axis for axis, size in enumerate(x.shape) if size == b]
         if axes[:1] == [0]:

@@ -1,5 +1,6 @@
 """The frozen network of `guided`, and the controls that tell what it teaches."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from trove_jax.core import Batch, Variables
 from trove_jax.layers import capture, linear_like, post_activation
 from trove_jax.layers.capture import Filter
+from trove_jax.losses.similarity import widest
 
 Inputs = tuple[Any, ...]
 
@@ -20,7 +22,7 @@ class Guide(NamedTuple):
     Attributes:
       init: `key -> variables`.
       inputs: `(batch, key) -> arguments of the network`.
-      activations: `(variables, arguments) -> {name: array}` in execution order.
+      activations: `(variables, arguments) -> OrderedDict` of arrays in execution order.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -60,7 +62,7 @@ def module_guide(
       ...         return nn.Dense(2, name="output")(x)
       >>> guide = module_guide(Net(), jax.ShapeDtypeStruct((4,), jnp.float32))
       >>> variables, x = guide.init(jax.random.key(0)), jnp.ones((5, 4))
-      >>> jax.tree.map(jnp.shape, guide.activations(variables, (x,)))
+      >>> dict(jax.tree.map(jnp.shape, guide.activations(variables, (x,))))
       {'hidden': (5, 3)}
     """
 
@@ -84,6 +86,71 @@ def module_guide(
     return Guide(init, inputs, activations)
 
 
+def tabulate(guide: Guide, variables: Variables, batch: Batch) -> Variables:
+    """Computes what a frozen guide says about a fixed set of examples, once for all.
+
+    B = R^T Q^T (QR of B^T): the rows of R^T have the inner products of the rows of B, and at most
+    n entries. CKA, RSA and Procrustes see inner products only, so a lookup replaces the guide.
+
+    Args:
+      guide: whose activations depend on one example at a time (no batch statistics, no noise).
+      variables: of the guide.
+      batch: all examples as one batch.
+
+    Returns:
+      name -> table `[n, min(n, d)]`, float32 at least: the variables of `tabulated(guide, ...)`.
+
+    Example:
+      >>> guide = Guide(lambda key: {}, lambda batch, key: batch.examples, lambda v, x: {"a": x})
+      >>> tabulate(guide, {}, Batch(jnp.ones((3, 20))))["a"].shape
+      (3, 3)
+    """
+    found = guide.activations(variables, guide.inputs(batch, jax.random.key(0)))
+    tables = OrderedDict()
+    for name, x in found.items():
+        x = x.reshape(x.shape[0], -1).astype(widest(x.dtype))
+        tables[name] = x if x.shape[1] <= x.shape[0] else jnp.linalg.qr(x.T, mode="r").T
+    return tables
+
+
+def tabulated(guide: Guide, batch: Batch, *, index: str = "index") -> Guide:
+    """A guide that looks up what another one says about a fixed set of examples.
+
+    Args:
+      guide: as `tabulate`.
+      batch: all examples as one batch; small enough to be a constant of `init`.
+      index: the key of `batch.examples` that numbers the examples of a step, integer `[b]`.
+
+    Returns:
+      A guide whose variables are the tables; the similarities are those of `guide` up to rounding.
+
+    Raises:
+      ValueError: when it is used: the examples of a step have no key `index`.
+
+    Example:
+      >>> plain = Guide(lambda key: {}, lambda b, key: b.examples["x"], lambda v, x: {"a": x})
+      >>> guide = tabulated(plain, Batch({"x": jnp.ones((3, 2))}))
+      >>> tables, rows = guide.init(jax.random.key(0)), (jnp.array([2, 0]),)
+      >>> guide.activations(tables, rows)["a"].shape
+      (2, 2)
+    """
+
+    def init(key):
+        return tabulate(guide, guide.init(key), batch)
+
+    def inputs(step, key):
+        del key
+        if index not in step.examples:
+            raise ValueError(f"examples have no {index!r}, their number in the tabulated set")
+        return (step.examples[index],)
+
+    def activations(tables, arguments):
+        (rows,) = arguments
+        return OrderedDict((name, table[rows]) for name, table in tables.items())
+
+    return Guide(init, inputs, activations)
+
+
 def without_ends(activations: dict[str, Any], filter: Filter | str) -> dict[str, Any]:
     """Leaves out logits (the last of `linear_like`) and inputs (the first of `post_activation`).
 
@@ -92,7 +159,7 @@ def without_ends(activations: dict[str, Any], filter: Filter | str) -> dict[str,
       filter: what they were chosen by; of any other filter all stay.
 
     Returns:
-      The rest.
+      The rest, ordered.
 
     Example:
       >>> list(without_ends({"hidden": 1, "output": 2}, linear_like))
@@ -103,7 +170,7 @@ def without_ends(activations: dict[str, Any], filter: Filter | str) -> dict[str,
         names = names[:-1]
     elif filter is post_activation:
         names = names[1:]
-    return {name: activations[name] for name in names}
+    return OrderedDict((name, activations[name]) for name in names)
 
 
 def shuffled(guide: Guide) -> Guide:

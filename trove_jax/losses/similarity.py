@@ -221,7 +221,7 @@ def is_degenerate(x: jax.Array, *, axis_name: str | None = None) -> jax.Array:
       >>> bool(is_degenerate(jnp.full((3, 2), 0.1))), bool(is_degenerate(1e-20 * jnp.eye(3)))
       (True, False)
     """
-    return _centred(_rows("x", x), axis_name)[2]
+    return jnp.trace(gram(x, axis_name=axis_name)) == 0
 
 
 def gram(x: jax.Array, *, axis_name: str | None = None) -> jax.Array:
@@ -242,8 +242,9 @@ def gram(x: jax.Array, *, axis_name: str | None = None) -> jax.Array:
       [[ 0.5 -0.5]
        [-0.5  0.5]]
     """
-    x = _normalised(_gather(_rows("x", x), axis_name), None)
-    return jnp.matmul(x, x.T, precision=_EXACT)
+    x, _, of_mean = _centred(_gather(_rows("x", x), axis_name), None)
+    inner = jnp.matmul(x, x.T, precision=_EXACT)
+    return _unit(inner, jnp.trace(inner), of_mean)
 
 
 def centred_norm(x: jax.Array, *, axis_name: str | None = None) -> jax.Array:
@@ -260,8 +261,9 @@ def centred_norm(x: jax.Array, *, axis_name: str | None = None) -> jax.Array:
       >>> print(centred_norm(jnp.array([[1.0], [3.0]])).round(4))
       1.4142
     """
-    x, peak, dead = _centred(_gather(_rows("x", x), axis_name), None)
-    return jnp.where(dead, 0.0, peak * jnp.sqrt(jnp.sum(x * x)))
+    x, scale, of_mean = _centred(_gather(_rows("x", x), axis_name), None)
+    square = jnp.sum(x * x)
+    return scale * jnp.sqrt(square) * _unit(square, square, of_mean)
 
 
 def alignment(k: jax.Array, l: jax.Array, *, debiased: bool = False) -> jax.Array:  # noqa: E741
@@ -371,24 +373,35 @@ def _gather(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _centred(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Subtracts the mean example and divides by the largest entry; says if that is rounding."""
+    """Subtracts the mean example and divides by a scale.
+
+    Returns the result, the scale, and the square norm that the mean adds in units of the scale.
+    """
     mean = x.mean(axis=0, keepdims=True)
     mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-    peak, largest = (jnp.max(jnp.abs(jax.lax.stop_gradient(leaf))) for leaf in (x - mean, x))
-    if axis_name is not None:
-        peak, largest = jax.lax.pmax((peak, largest), axis_name)
-    dead = peak <= _ROUNDINGS * jnp.finfo(x.dtype).eps * largest
+    x = x - mean
     # The scale drops out of every measure, so it needs no gradient; the squares of small or large
-    # activations would leave the range of float32.
-    return (x - mean) / jnp.where(dead, 1.0, peak), peak, dead
+    # activations would leave the range of float32. A mean is enough, and a maximum takes longer.
+    scale = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)))
+    scale = scale if axis_name is None else jax.lax.pmean(scale, axis_name)
+    scale = jnp.where(scale == 0, 1.0, scale)
+    b = x.shape[0] if axis_name is None else x.shape[0] * jax.lax.axis_size(axis_name)
+    return x / scale, scale, b * jnp.sum(jnp.square(jax.lax.stop_gradient(mean) / scale))
+
+
+def _unit(x: jax.Array, square: jax.Array, of_mean: jax.Array, *, root: bool = False) -> jax.Array:
+    """Divides by a square norm, or its root; 0 where the square is rounding of what is centred."""
+    dead = square <= (_ROUNDINGS * jnp.finfo(square.dtype).eps) ** 2 * (square + of_mean)
+    square = jnp.where(dead, 1.0, square)
+    return jnp.where(dead, 0.0, x / (jnp.sqrt(square) if root else square))
 
 
 def _normalised(x: jax.Array, axis_name: str | None) -> jax.Array:
     """Centres the columns and scales the matrix to Frobenius norm 1."""
-    x, _, dead = _centred(x, axis_name)
+    x, _, of_mean = _centred(x, axis_name)
     square = jnp.sum(x * x)
     square = square if axis_name is None else jax.lax.psum(square, axis_name)
-    return jnp.where(dead, 0.0, x / jnp.sqrt(jnp.where(dead, 1.0, square)))
+    return _unit(x, square, of_mean, root=True)
 
 
 def _hsic(inner, diagonals, a, c, b: int, debiased: bool):

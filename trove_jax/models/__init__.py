@@ -15,6 +15,7 @@ from trove_jax.models.units import (
 from trove_jax.models.vision import (
     CifarResNet,
     CifarVGG,
+    ConvChain,
     ResNet,
     cifar_resnet,
     cifar_vgg,
@@ -29,6 +30,7 @@ __all__ = [
     "BottleneckUnit",
     "CifarResNet",
     "CifarVGG",
+    "ConvChain",
     "ConvUnit",
     "DeepMLP",
     "DenseUnit",

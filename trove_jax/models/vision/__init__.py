@@ -1,5 +1,6 @@
 """Networks of images."""
 
+from trove_jax.models.vision.residual_chain import ConvChain
 from trove_jax.models.vision.resnet import (
     CifarResNet,
     ResNet,
@@ -14,6 +15,7 @@ from trove_jax.models.vision.vgg import CifarVGG, cifar_vgg
 __all__ = [
     "CifarResNet",
     "CifarVGG",
+    "ConvChain",
     "ResNet",
     "cifar_resnet",
     "cifar_vgg",
