@@ -1,6 +1,5 @@
 """The noise against its law; what passes untouched, numbers of every width, refusals."""
 
-import functools
 import hashlib
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.transforms.noise import KEY, drawn, same, tree, update
 from trove_jax.transforms import (
     GradientNoiseState,
     apply_mask,
@@ -19,32 +19,6 @@ from trove_jax.transforms import (
     noisy,
     reseed,
 )
-
-KEY = jax.random.key(3)
-drawn = jax.jit(noise_at)
-
-
-def tree(**extra):
-    return {
-        "first": {"kernel": jnp.full((6, 5), 0.5), "bias": jnp.full(5, -0.25)},
-        "last": {"kernel": jnp.full((5, 3), 2.0)},
-        **extra,
-    }
-
-
-def same(a, b):
-    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
-    return len(a) == len(b) and all(
-        np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def update(tx, grads, state, params=None):
-    # Optax's own rules mix dtypes.
-    with jax.numpy_dtype_promotion("standard"):
-        return tx.update(grads, state, params)
-
 
 # The law
 

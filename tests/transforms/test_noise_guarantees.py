@@ -1,48 +1,20 @@
 """What other leaves, restarts, replicas, seeds and accumulation must not change about the noise."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from tests.transforms.noise import KEY, drawn, same, tree, update
 from trove_jax import core
 from trove_jax.transforms import (
     GradientNoiseState,
     gradient_noise,
     masked,
-    noise_at,
     noisy,
     reseed,
 )
-
-KEY = jax.random.key(3)
-drawn = jax.jit(noise_at)
-
-
-def tree(**extra):
-    return {
-        "first": {"kernel": jnp.full((6, 5), 0.5), "bias": jnp.full(5, -0.25)},
-        "last": {"kernel": jnp.full((5, 3), 2.0)},
-        **extra,
-    }
-
-
-def same(a, b):
-    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
-    return len(a) == len(b) and all(
-        np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def update(tx, grads, state, params=None):
-    # Optax's own rules mix dtypes.
-    with jax.numpy_dtype_promotion("standard"):
-        return tx.update(grads, state, params)
-
 
 # 1. A leaf's bits do not depend on the other leaves
 
