@@ -11,7 +11,7 @@ Learning rates and the settings of the baselines are chosen on validation exampl
 
 preset   data                         networks                            expected      time
 smoke    40 digits                    small ones, some of the arms        runs at all   seconds
-laptop   300 digits, parity to 16     30 x 64 perceptron, 24 and 6        see README    ~11 min CPU
+laptop   300 digits, parity to 16     30 x 64 perceptron, 24 and 6        see README    ~10 min CPU
          bits, 5 seeds                convolutions, small RNN
 paper    ImageNet, parity to 50 bits  48 x 1024 perceptron, plain         see CLAIMS    ~300 h, one
                                       ResNet-50, ResNet-18 and -50                      accelerator
