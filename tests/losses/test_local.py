@@ -28,7 +28,7 @@ def images(kind="image"):
 
 def make(rule, *, parts=None, kind="image", norm="batch", dropout=0.0):
     if kind == "image":
-        units, head = models.resnet_units((1,), width=4, classes=3)
+        units, head = (models.StemUnit(3), models.StemUnit(4)), models.PoolHead(3)
     else:
         units, head = models.mlp_units((7, 6, 5), classes=3, norm=norm, dropout_rate=dropout)
     chain = models.local_chain(units, head, rule, parts=parts)
