@@ -36,7 +36,7 @@ SYSTEM = System(
     title="Local learning with augmented auxiliary networks",
     paper="Ma et al., Scaling Supervised Local Learning with Augmented Auxiliary Networks, "
     "ICLR 2024, arXiv 2402.17318",
-    url="https://openreview.net/forum?id=Qbf1hy8b7m",
+    url="https://arxiv.org/abs/2402.17318",
 )
 
 _claim = functools.partial(
