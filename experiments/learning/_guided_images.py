@@ -206,12 +206,15 @@ def run_images(name: str, settings: Any, context: Any, keys: jax.Array) -> Evide
     trained = learn(
         "guide",
         parts.guide_task,
-        optax.adam(settings.guide_learning_rate),
+        optax.adam(_falling(settings, settings.guide_learning_rate, settings.guide_steps)),
         variables=first["guide"],
         steps=settings.guide_steps,
     )
     untrained, with_trained = ({**own, "guide": parts.known(g)} for g in (first["guide"], trained))
-    adams = {rate: optax.adam(rate) for rate in settings.learning_rates}
+    adams = {
+        rate: optax.adam(_falling(settings, rate, settings.steps))
+        for rate in settings.learning_rates
+    }
     choose("none", {rate: (parts.task, tx, {}) for rate, tx in adams.items()})
     choose("untrained", {rate: (parts.guided, tx, untrained) for rate, tx in adams.items()})
     alone, along = adams[chosen["none"]], adams[chosen["untrained"]]
@@ -230,7 +233,11 @@ def run_images(name: str, settings: Any, context: Any, keys: jax.Array) -> Evide
         choose("dropout", {r: (parts.dropped(r), alone, {}) for r in settings.dropout_rates})
     if settings.weight_decays:
         decays = {
-            decay: optax.adamw(chosen["none"], weight_decay=decay, mask=_kernels)
+            decay: optax.adamw(
+                _falling(settings, chosen["none"], settings.steps),
+                weight_decay=decay,
+                mask=_kernels,
+            )
             for decay in settings.weight_decays
         }
         choose("weight_decay", {d: (parts.task, tx, {}) for d, tx in decays.items()})
@@ -324,6 +331,15 @@ def _judge(name, parts, keys, first, trained, runs, chosen, data, provenance) ->
 def _own(variables):
     """What belongs to the network itself."""
     return {k: v for k, v in variables.items() if k not in ("guide", "teacher")}
+
+
+def _falling(settings, rate, steps):
+    """A learning rate that is divided by 10 after each of the shares of training in `drops`."""
+    if not settings.drops:
+        return rate
+    return optax.piecewise_constant_schedule(
+        rate, {round(share * steps): 0.1 for share in settings.drops}
+    )
 
 
 def _network(settings, classes):

@@ -235,6 +235,7 @@ def _deep_settings(**changes: Any) -> dict[str, Any]:
         "steps": 1200,
         "batch_size": 128,
         "learning_rates": (5e-4, 1e-3),
+        "drops": (),
         "alpha": 1.0,
         "stop": 150,
         "arms": ("early_stop", "shuffled", "trained_shuffled", "own_shape"),
@@ -339,6 +340,7 @@ def _paper() -> dict[str, Any]:
         "guide_learning_rate": 1e-3,
         "batch_size": 256,
         "learning_rates": (1e-4,),
+        "drops": (0.3, 0.6, 0.9),  # every 30 epochs
         "stop": 300,
     }
     return {
