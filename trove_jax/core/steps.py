@@ -143,6 +143,7 @@ def compilations() -> int:
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
 def run_chunk(program: Program, state, data, batches, keys, stop):
+    """Takes the steps before `stop`, at most `program.length`; gives the state and the records."""
     _traced.append(program)
     run = functools.partial(_one_run, program)
     if program.over_seeds is None:
