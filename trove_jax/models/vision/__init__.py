@@ -1,5 +1,6 @@
 """Networks of images."""
 
+from trove_jax.models.vision.poincare_resnet import EuclideanTwin, euclidean_twin
 from trove_jax.models.vision.residual_chain import ConvChain
 from trove_jax.models.vision.resnet import (
     CifarResNet,
@@ -16,9 +17,11 @@ __all__ = [
     "CifarResNet",
     "CifarVGG",
     "ConvChain",
+    "EuclideanTwin",
     "ResNet",
     "cifar_resnet",
     "cifar_vgg",
+    "euclidean_twin",
     "resnet18",
     "resnet34",
     "resnet50",
