@@ -99,7 +99,7 @@ def time_in_turn(
     return Timings(seconds)
 
 
-PEERS = ("torch",)
+PEERS = ("geoopt", "hypll", "torch")
 
 
 def needs_extra(
