@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trove_jax import core as core
     from trove_jax import data as data
     from trove_jax import evidence as evidence
+    from trove_jax import geometry as geometry
     from trove_jax import kernels as kernels
     from trove_jax import layers as layers
     from trove_jax import losses as losses
@@ -26,6 +27,7 @@ _ROOMS = (
     "core",
     "data",
     "evidence",
+    "geometry",
     "kernels",
     "layers",
     "losses",

@@ -1,0 +1,5 @@
+"""Curved spaces without parameters: points, maps and distances."""
+
+from trove_jax.geometry import poincare
+
+__all__ = ["poincare"]
