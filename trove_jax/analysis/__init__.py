@@ -1,12 +1,22 @@
 """Measurements: pure functions of weights, activations, data and landscapes."""
 
 from trove_jax.analysis.agreement import error_consistency
+from trove_jax.analysis.attacks import fgsm, pgd, robust_accuracy, untargeted_loss
 from trove_jax.analysis.cka_layers import (
     CKASums,
     cka_init,
     cka_matrix,
     cka_result,
     cka_update,
+)
+from trove_jax.analysis.ood import (
+    OODReport,
+    aupr,
+    auroc,
+    energy_score,
+    fpr_at_tpr,
+    max_softmax_score,
+    ood_report,
 )
 from trove_jax.analysis.probes import linear_probe_accuracy
 from trove_jax.analysis.stability import (
@@ -31,13 +41,19 @@ from trove_jax.losses.similarity import (
 __all__ = [
     "CKASums",
     "LinearBarrier",
+    "OODReport",
     "Stability",
     "alignment",
+    "aupr",
+    "auroc",
     "cka_init",
     "cka_matrix",
     "cka_result",
     "cka_update",
+    "energy_score",
     "error_consistency",
+    "fgsm",
+    "fpr_at_tpr",
     "gram",
     "is_degenerate",
     "linear_barrier",
@@ -45,9 +61,14 @@ __all__ = [
     "linear_probe_accuracy",
     "masked_angle",
     "masked_distance",
+    "max_softmax_score",
+    "ood_report",
+    "pgd",
     "procrustes",
     "rbf_cka",
+    "robust_accuracy",
     "rsa",
     "stability_to_order",
     "stability_to_pruning",
+    "untargeted_loss",
 ]
