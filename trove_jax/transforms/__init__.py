@@ -25,10 +25,12 @@ from trove_jax.transforms.noise_walk import expected_weight_std
 from trove_jax.transforms.pruning import magnitude_mask, random_mask
 from trove_jax.transforms.recipes import momentum_sgd
 from trove_jax.transforms.restart import init_at_step
+from trove_jax.transforms.riemannian_adam import RiemannianAdamState, riemannian_adam
 
 __all__ = [
     "GradientNoiseState",
     "MaskedState",
+    "RiemannianAdamState",
     "apply_mask",
     "check_mask",
     "density",
@@ -48,5 +50,6 @@ __all__ = [
     "ones_mask",
     "random_mask",
     "reseed",
+    "riemannian_adam",
     "set_mask",
 ]
