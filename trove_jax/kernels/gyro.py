@@ -12,6 +12,7 @@ radius (1 - eps)/sqrt(c) is first brought back to it, with the gradient of that 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -111,7 +112,12 @@ def gyro_rows(
     ]
     shared = [a for a, alone in zip(operands, is_shared, strict=True) if alone]
     program = _Program(_OPERATIONS[operation], is_shared)
-    (out,), _ = fused_rows(program, rows, [*shared, curvature], implementation=implementation)
+    return _apply(program, implementation, rows, [*shared, curvature])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(program, implementation, rows, shared):
+    (out,), _ = fused_rows(program, rows, shared, implementation=implementation)
     return out
 
 
