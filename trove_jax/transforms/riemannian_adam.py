@@ -163,7 +163,13 @@ def _ball_adam(
             v = second * v + (1 - second) * jnp.sum(g * g, axis=-1, keepdims=True)
             size = jnp.sqrt(v / _unbias(b2, count, x.dtype)) + floor
             way = -step * (m / _unbias(b1, count, x.dtype)) / jnp.where(size > 0, size, 1)
-            there = poincare.expmap(x, way, curvature=curvature)
+            # A point that stays would otherwise drift by a rounding with every step.
+            stays = (way == 0).all(axis=-1, keepdims=True)
+            there = jnp.where(
+                stays,
+                poincare.project(x, curvature=curvature),
+                poincare.expmap(x, way, curvature=curvature),
+            )
             m = poincare.transport(x, there, m, curvature=curvature)
             moved.append((there - x, m, v))
         change, mu, nu = (
