@@ -1,20 +1,26 @@
 """IDX and CIFAR files: round trips, damage, and pickles that try to do something."""
 
 import datetime
+import io
 import os
 import pickle
 import warnings
 
 import numpy as np
 import pytest
+from scipy import io as scipy_io
 
 from trove_jax.core import DataUnavailable
 from trove_jax.data.formats import (
     CIFAR10_FILES,
     convert_cifar10,
+    convert_cifar100,
     convert_idx,
+    convert_svhn,
+    read_cifar100,
     read_cifar_batch,
     read_idx,
+    read_svhn,
 )
 
 
@@ -189,3 +195,77 @@ def test_a_cut_cifar_batch_is_named(samples, share):
 def test_other_contents_are_named(batch, message):
     with pytest.raises(DataUnavailable, match=message):
         read_cifar_batch(pickle.dumps(batch, protocol=2), name="b")
+
+
+def cifar100_bytes(images, superclasses, classes):
+    """Written record by record, as its author describes the file."""
+    return b"".join(
+        bytes([coarse, fine]) + b"".join(image[:, :, k].tobytes() for k in range(3))
+        for image, coarse, fine in zip(images, superclasses, classes, strict=True)
+    )
+
+
+def test_the_binary_files_of_cifar100_become_a_set():
+    images, _ = cifar(2, 5)
+    classes = np.array([99, 0, 17, 50, 3], np.uint8)
+    contents = cifar100_bytes(images, [19, 0, 4, 7, 1], classes)
+    read_images, read_classes = read_cifar100(contents, name="train.bin")
+    np.testing.assert_array_equal(read_images, images)
+    np.testing.assert_array_equal(read_classes, classes)
+    files = {"train.bin": contents, "test.bin": contents[: 2 * 3074]}
+    converted = convert_cifar100(files)
+    assert list(converted) == ["x_train", "y_train", "x_test", "y_test"]
+    np.testing.assert_array_equal(converted["x_train"], images)
+    np.testing.assert_array_equal(converted["y_test"], classes[:2])
+    assert {array.dtype for array in converted.values()} == {np.dtype(np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "test.bin has 0 bytes, expected a multiple of 3074"),
+        (bytes(3073), "test.bin has 3073 bytes"),
+        (bytes([20]) + bytes(3073), "test.bin holds the superclass 20"),
+        (bytes([0, 100]) + bytes(3072), "test.bin holds .* the class 100, expected at most"),
+    ],
+)
+def test_other_binary_files_are_refused(contents, message):
+    with pytest.raises(DataUnavailable, match=message):
+        read_cifar100(contents, name="test.bin")
+
+
+def svhn_bytes(images, digits, **changes):
+    file = io.BytesIO()
+    arrays = {"X": images.transpose(1, 2, 3, 0), "y": np.where(digits == 0, 10, digits)[:, None]}
+    scipy_io.savemat(file, arrays | changes, do_compression=True)
+    return file.getvalue()
+
+
+def test_the_matlab_files_of_svhn_become_a_set():
+    images, digits = cifar(3, 12)
+    digits[0] = 0
+    contents = svhn_bytes(images, digits)
+    read_images, read_digits = read_svhn(contents, name="train_32x32.mat")
+    np.testing.assert_array_equal(read_images, images)
+    np.testing.assert_array_equal(read_digits, digits)
+    other = svhn_bytes(images[:3], digits[:3])
+    converted = convert_svhn({"train_32x32.mat": contents, "test_32x32.mat": other})
+    assert list(converted) == ["x_train", "y_train", "x_test", "y_test"]
+    np.testing.assert_array_equal(converted["x_test"], images[:3])
+    assert {array.dtype for array in converted.values()} == {np.dtype(np.uint8)}
+
+
+def test_other_matlab_files_are_refused():
+    images, digits = cifar(4, 3)
+    contents = svhn_bytes(images, digits)
+    for damaged in (b"", b"no such file", contents[:400]):
+        with pytest.raises(DataUnavailable, match=r"^test_32x32\.mat is damaged or no Matlab file"):
+            read_svhn(damaged, name="test_32x32.mat")
+    for changes, message in (
+        ({"X": np.zeros((32, 32, 3, 3))}, r"holds X float64 \[32, 32, 3, 3\], expected uint8"),
+        ({"X": np.zeros((3, 32, 32, 3), np.uint8)}, r"holds X uint8 \[3, 32, 32, 3\]"),
+        ({"y": np.array([[1], [11], [2]])}, r"holds y \[3, 1\], expected \[3, 1\] with values"),
+        ({"y": np.array([[1], [2]])}, r"holds y \[2, 1\]"),
+    ):
+        with pytest.raises(DataUnavailable, match=message):
+            read_svhn(svhn_bytes(images, digits, **changes), name="test_32x32.mat")

@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from scipy import io as scipy_io
 
 from trove_jax.core import DataUnavailable
 from trove_jax.data import formats, images
@@ -193,6 +194,50 @@ def test_cifar10_from_every_form(cache, server, samples, tmp_path, form):
     np.testing.assert_array_equal(arrays["x_train"], np.concatenate([x for x, _ in batches[:5]]))
     np.testing.assert_array_equal(arrays["y_test"], batches[5][1])
     assert bool(server.requests) == (form == "download")
+
+
+def test_cifar100_and_svhn_are_downloaded_and_converted(cache, server, samples):
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (200, 32, 32, 3)).astype(np.uint8)
+    classes = rng.permutation(np.arange(200) % 100).astype(np.uint8)
+    records = np.concatenate(
+        [0 * classes[:, None], classes[:, None], images.transpose(0, 3, 1, 2).reshape(200, -1)], 1
+    )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, count in (("train", 200), ("test", 100)):
+            member = tarfile.TarInfo(f"cifar-100-binary/{name}.bin")
+            body = records[:count].tobytes()
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    bodies = {"cifar-100-binary.tar.gz": buffer.getvalue()}
+    for part, count in (("train", 200), ("test", 100)):
+        buffer = io.BytesIO()
+        digits = (np.arange(count) % 10 + 1)[:, None]
+        scipy_io.savemat(buffer, {"X": images[:count].transpose(1, 2, 3, 0), "y": digits})
+        bodies[f"{part}_32x32.mat"] = buffer.getvalue()
+    for name, counts in (("cifar100", (2,) * 100), ("svhn", (20,) * 10)):
+        published = describe(name)
+        data_set = dataclasses.replace(
+            published,
+            shapes={
+                key: (200 if key.endswith("train") else 100, *shape[1:])
+                for key, shape in published.shapes.items()
+            },
+            class_counts=counts,
+            downloads=tuple(
+                samples.remote(server.url, file.name, bodies[file.name])
+                for file in published.downloads
+            ),
+        )
+        for file in published.downloads:
+            server.files[f"/{file.name}"] = samples.served(bodies[file.name])
+        assert prepare(data_set).action == "downloaded and converted"
+        arrays, _ = load_arrays(data_set)
+        np.testing.assert_array_equal(arrays["x_train"], images)
+        np.testing.assert_array_equal(arrays["x_test"], images[:100])
+        want = classes if name == "cifar100" else (np.arange(200) % 10 + 1) % 10
+        np.testing.assert_array_equal(arrays["y_train"], want)
 
 
 @pytest.mark.parametrize("kind", ["climbs out", "link"])

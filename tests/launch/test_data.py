@@ -39,17 +39,18 @@ def test_list_is_an_aligned_table(launch):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    heading, rows = lines[0], lines[1:8]
+    heading, rows = lines[0], lines[1:12]
     assert heading.split() == ["name", "here", "from", "train", "test", "licence", "what"]
     assert [row.split()[0] for row in rows] == [
-        "digits", "mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar10_20k", "imagenet",
+        "digits", "mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar10_20k", "cifar100",
+        "svhn", "imagenet", "places365", "textures",
     ]  # fmt: skip
     for row in rows:
         for column in ("here", "from", "licence", "what"):
             place = heading.index(column)
             assert row[place - 1] == " "
             assert row[place] != " "
-    assert [row.split()[1] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
+    assert [row.split()[1] for row in rows] == ["yes", "yes"] + 9 * ["no"]
     assert "scikit-learn" in rows[0]
     assert "download, 11.6 MB" in rows[2]
     assert "--prepare=cifar10`" in result.stdout
@@ -59,7 +60,7 @@ def test_list_is_an_aligned_table(launch):
 def test_list_finds_the_real_sets(launch, data_dir):
     result = launch(f"--data_dir={data_dir}")
     assert result.returncode == 0, result.stderr
-    rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:8]}
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()[1:12]}
     for name in ("mnist", "fashion_mnist", "cifar10_20k"):
         assert rows[name].split()[1:4] == ["yes", "data", "directory"]
     assert f"data directory: {data_dir}" in result.stdout

@@ -10,6 +10,7 @@ from trove_jax.data.catalogue import DATA_SETS, describe
 from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
 from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
+from trove_jax.data.other_images import OtherImages, load_other_images, match_images
 from trove_jax.data.preparation import Prepared, prepare
 from trove_jax.data.sequence_tasks import SequenceData, copy_paste, parity
 from trove_jax.data.source import DataSet, Location, cache_dir, contents_sha256, data_folder, find
@@ -22,6 +23,7 @@ __all__ = [
     "ImageFolder",
     "ImageInputs",
     "Location",
+    "OtherImages",
     "Prepared",
     "SequenceData",
     "cache_dir",
@@ -36,6 +38,8 @@ __all__ = [
     "input_shape",
     "load_images",
     "load_inputs",
+    "load_other_images",
+    "match_images",
     "parity",
     "prepare",
     "random_crop",

@@ -2,7 +2,8 @@
 
 The SHA-256 digests and sizes of the published files are those that TensorFlow Datasets
 (url_checksums) and Keras (datasets.cifar10) list; the CIFAR-10 archive is the one whose MD5 its
-author publishes as c58f30108f718f92721af3b95e74349a.
+author publishes as c58f30108f718f92721af3b95e74349a. Places365 and the textures are used as folders
+of files, which nobody has one digest of.
 """
 
 import difflib
@@ -21,6 +22,20 @@ _FASHION_NAMES = (
 )  # fmt: skip
 _CIFAR10_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+_CIFAR100_NAMES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
+    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
+    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup",
+    "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house",
+    "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man",
+    "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid",
+    "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy",
+    "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal",
+    "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar",
+    "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
+    "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman",
+    "worm",
 )  # fmt: skip
 _SPLIT_SEED = 0
 
@@ -190,6 +205,54 @@ DATA_SETS: dict[str, DataSet] = {
             ),
         ),
         DataSet(
+            name="cifar100",
+            title="photographs of a hundred things, 32x32 colour",
+            licence="none stated",
+            citation="Krizhevsky, Learning multiple layers of features from tiny images, 2009",
+            class_names=_CIFAR100_NAMES,
+            shapes=_image_shapes(50_000, 10_000, 32, 32, 3),
+            class_counts=(500,) * 100,
+            downloads=(
+                RemoteFile(
+                    "cifar-100-binary.tar.gz",
+                    ("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",),
+                    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+                    168513733,
+                ),
+            ),
+            originals=formats.CIFAR100_FILES,
+            convert=formats.convert_cifar100,
+        ),
+        DataSet(
+            name="svhn",
+            title="digits of house numbers, cropped, 32x32 colour",
+            licence="non-commercial use only",
+            citation=(
+                "Netzer et al., Reading digits in natural images with unsupervised feature "
+                "learning, 2011"
+            ),
+            class_names=_DIGIT_NAMES,
+            shapes=_image_shapes(73_257, 26_032, 32, 32, 3),
+            class_counts=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+            downloads=tuple(
+                RemoteFile(name, (f"http://ufldl.stanford.edu/housenumbers/{name}",), sha256, size)
+                for name, sha256, size in (
+                    (
+                        "train_32x32.mat",
+                        "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+                        182040794,
+                    ),
+                    (
+                        "test_32x32.mat",
+                        "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+                        64275384,
+                    ),
+                )
+            ),
+            originals=formats.SVHN_FILES,
+            convert=formats.convert_svhn,
+        ),
+        DataSet(
             name="imagenet",
             title="ImageNet 2012, 1,000 classes, a folder of JPEG files",
             licence="research terms of image-net.org",
@@ -198,6 +261,29 @@ DATA_SETS: dict[str, DataSet] = {
                 "get ILSVRC2012 from image-net.org and put it under --data_dir or TROVE_DATA_DIR "
                 "as imagenet/train/<class>/*.JPEG and imagenet/val/<class>/*.JPEG"
             ),
+        ),
+        DataSet(
+            name="places365",
+            title="photographs of 365 kinds of places, validation images, a folder of JPEG files",
+            licence="terms of places2.csail.mit.edu (research and education)",
+            citation="Zhou et al., Places: a 10 million image database for scene recognition, 2018",
+            obtain=(
+                "get val_256.tar from places2.csail.mit.edu and unpack it under --data_dir or "
+                "TROVE_DATA_DIR as places365/val/val_256/*.jpg"
+            ),
+            test_folder="val",
+        ),
+        DataSet(
+            name="textures",
+            title="describable textures (DTD), 47 classes, a folder of JPEG files",
+            licence="research purposes only",
+            citation="Cimpoi et al., Describing textures in the wild, CVPR 2014",
+            obtain=(
+                "get dtd-r1.0.1.tar.gz from robots.ox.ac.uk/~vgg/data/dtd, unpack it under "
+                "--data_dir or TROVE_DATA_DIR, and rename dtd to textures: textures/images/<class>"
+                "/*.jpg"
+            ),
+            test_folder="images",
         ),
     )
 }

@@ -4,7 +4,7 @@ import io
 import math
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,12 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+CIFAR100_FILES = ("train.bin", "test.bin")
+SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 
 _IDX_UINT8 = 0x08
+_SIDE = 32
+_PIXELS = 3 * _SIDE * _SIDE
 
 
 def read_idx(contents: bytes, *, name: str) -> np.ndarray:
@@ -116,6 +120,94 @@ def convert_cifar10(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
         "x_test": batches[-1][0],
         "y_test": batches[-1][1],
     }
+
+
+def read_cifar100(contents: bytes, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a file of the binary version of CIFAR-100: superclass, class, red, green, blue.
+
+    Args:
+      contents: the bytes of the file.
+      name: what errors call the file.
+
+    Returns:
+      Images, uint8 `[n, 32, 32, 3]`, and classes from 0 to 99 (not superclasses), uint8 `[n]`.
+
+    Raises:
+      DataUnavailable: the file is empty, cut, or holds a class that there is not.
+
+    Reference: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+    record = 2 + _PIXELS
+    if not contents or len(contents) % record:
+        raise DataUnavailable(
+            f"{name} has {len(contents)} bytes, expected a multiple of {record}: it is cut, or no "
+            "binary file of CIFAR-100"
+        )
+    table = np.frombuffer(contents, np.uint8).reshape(-1, record)
+    if table[:, 0].max() >= 20 or table[:, 1].max() >= 100:
+        raise DataUnavailable(
+            f"{name} holds the superclass {table[:, 0].max()} and the class {table[:, 1].max()}, "
+            "expected at most 19 and 99: it is no binary file of CIFAR-100"
+        )
+    images = table[:, 2:].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), table[:, 1].copy()
+
+
+def convert_cifar100(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """The two files of CIFAR-100 as `x_train`, `y_train`, `x_test`, `y_test`, in their order."""
+    return _parts(read_cifar100, files, CIFAR100_FILES)
+
+
+def read_svhn(contents: bytes, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a Matlab file of cropped house numbers.
+
+    Args:
+      contents: the bytes of the file.
+      name: what errors call the file.
+
+    Returns:
+      Images, uint8 `[n, 32, 32, 3]`, and digits from 0 to 9, uint8 `[n]` (the file has 10 for 0).
+
+    Raises:
+      DataUnavailable: the file is damaged or holds other arrays.
+
+    Reference: Netzer et al., Reading digits in natural images with unsupervised feature learning,
+    2011 (format 2).
+    """
+    from scipy import io as scipy_io
+
+    try:
+        found = scipy_io.loadmat(io.BytesIO(contents), variable_names=("X", "y"))
+    except Exception as error:  # A damaged file may raise anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataUnavailable(f"{name} is damaged or no Matlab file ({reason})") from error
+    images, digits = (found.get(key, np.zeros(0)) for key in ("X", "y"))
+    n = images.shape[-1]
+    if images.dtype != np.uint8 or images.shape != (_SIDE, _SIDE, 3, n) or not n:
+        raise DataUnavailable(
+            f"{name} holds X {images.dtype} {list(images.shape)}, expected uint8 [32, 32, 3, n]"
+        )
+    if digits.shape != (n, 1) or digits.min() < 1 or digits.max() > 10:
+        raise DataUnavailable(
+            f"{name} holds y {list(digits.shape)}, expected [{n}, 1] with values from 1 to 10"
+        )
+    return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (digits[:, 0] % 10).astype(np.uint8)
+
+
+def convert_svhn(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """The two files of SVHN as `x_train`, `y_train`, `x_test`, `y_test`, in their order."""
+    return _parts(read_svhn, files, SVHN_FILES)
+
+
+def _parts(
+    read: Callable[..., tuple[np.ndarray, np.ndarray]],
+    files: Mapping[str, bytes],
+    names: tuple[str, str],
+) -> dict[str, np.ndarray]:
+    arrays = {}
+    for part, name in zip(("train", "test"), names, strict=True):
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = read(files[name], name=name)
+    return arrays
 
 
 class _Refused(Exception):

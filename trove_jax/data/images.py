@@ -42,7 +42,7 @@ def load_images(
     """Loads a set of images by name, from the first of the places that `source` lists.
 
     Args:
-      name: digits, mnist_5k, mnist, fashion_mnist, cifar10 or cifar10_20k.
+      name: digits, mnist_5k, mnist, fashion_mnist, cifar10, cifar10_20k, cifar100 or svhn.
       data_dir: a folder of .npz files, in place of the one that TROVE_DATA_DIR names.
       download: whether a set that is not here may be fetched into the user's cache.
 

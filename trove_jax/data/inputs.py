@@ -52,10 +52,10 @@ def load_inputs(name: str, *, data_dir: str | os.PathLike | None = None) -> Imag
       The data, with what makes inputs of it.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or a set that is only tested on (see `load_other_images`).
       DataUnavailable: the set is not here, or damaged; says what to do.
     """
-    if describe(name).is_folder:
+    if _is_photos(name):
         root = (data_folder(data_dir) or pathlib.Path()) / name
         train, test = (ImageFolder(root, split) for split in ("train", "val"))
         return ImageInputs(Data(train), Data(test), _prepare_photos, train.provenance)
@@ -74,9 +74,12 @@ def input_shape(name: str) -> tuple[jax.ShapeDtypeStruct, int]:
 
     Returns:
       float32 `[h, w, c]`, and k.
+
+    Raises:
+      ValueError: as `load_inputs`.
     """
     data_set = describe(name)
-    if data_set.is_folder:
+    if _is_photos(name):
         return jax.ShapeDtypeStruct((PHOTO_SIDE, PHOTO_SIDE, 3), jnp.float32), _PHOTO_CLASSES
     height, width, *channels = data_set.shapes["x_train"][1:]
     shape = (height, width, *(channels or [1]))
@@ -92,8 +95,11 @@ def standard_augmentation(name: str) -> Callable[[jax.Array, jax.Array], jax.Arr
     Returns:
       `(key, images) -> images`: flips, and crops after padding by 4 pixels; for photographs flips,
       and crops of random size and shape.
+
+    Raises:
+      ValueError: as `load_inputs`.
     """
-    photos = describe(name).is_folder
+    photos = _is_photos(name)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         crop, flip = jax.random.split(key)
@@ -104,6 +110,15 @@ def standard_augmentation(name: str) -> Callable[[jax.Array, jax.Array], jax.Arr
         return random_flip(flip, images)
 
     return augment
+
+
+def _is_photos(name: str) -> bool:
+    data_set = describe(name)
+    if data_set.test_folder:
+        raise ValueError(
+            f"name={name!r} is only tested on; read its images with data.load_other_images"
+        )
+    return data_set.is_folder
 
 
 def _prepare_photos(images: jax.Array) -> jax.Array:

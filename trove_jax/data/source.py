@@ -65,6 +65,7 @@ class DataSet:
       originals: the original files (as `archive.plain_name` calls them) in those downloads.
       convert: turns the contents of the originals into the arrays of the set.
       obtain: how a person gets the set when nothing can be fetched.
+      test_folder: of a folder of files that is not trained on here: its folder of images.
       editions: remarks on known versions of the contents, by their `contents_sha256`.
     """
 
@@ -80,6 +81,7 @@ class DataSet:
     originals: tuple[str, ...] = ()
     convert: Callable[[Mapping[str, bytes]], Arrays] | None = None
     obtain: str = ""
+    test_folder: str = ""
     editions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
