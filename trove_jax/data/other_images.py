@@ -138,8 +138,8 @@ def _padded(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = height - images.shape[1], width - images.shape[2]
     if rows < 0 or columns < 0:
         raise ValueError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit into {height}x{width}; "
-            'use fit="resize"'
+            f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit into "
+            f'{height}x{width}; use fit="resize"'
         )
     sides = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
     return np.pad(images, ((0, 0), *sides, (0, 0)))
