@@ -1,17 +1,20 @@
 """The few hot operations: a plain reference, faster forms, and one rule that picks by platform."""
 
+from trove_jax.kernels import poincare
 from trove_jax.kernels.convolution import conv_general_dilated, conv_transpose
 from trove_jax.kernels.gyro import gyro_rows
 from trove_jax.kernels.hyperbolic_functions import (
     asinh,
     asinhc,
     atanhc,
+    cosh_and_sinhc,
     cosh_sqrt,
     sinh,
     sinhc,
     tanhc,
 )
 from trove_jax.kernels.normal import standard_normal
+from trove_jax.kernels.rows import fused_rows
 
 __all__ = [
     "asinh",
@@ -19,8 +22,11 @@ __all__ = [
     "atanhc",
     "conv_general_dilated",
     "conv_transpose",
+    "cosh_and_sinhc",
     "cosh_sqrt",
+    "fused_rows",
     "gyro_rows",
+    "poincare",
     "sinh",
     "sinhc",
     "standard_normal",

@@ -11,6 +11,17 @@ from trove_jax.layers.capture import (
     post_activation,
 )
 from trove_jax.layers.convolution import Conv, ConvTranspose
+from trove_jax.layers.hyperbolic import (
+    PoincareConv,
+    PoincareDense,
+    PoincareMLR,
+    poincare_pool,
+    poincare_relu,
+    poincare_residual,
+)
+from trove_jax.layers.hyperbolic_curvature import LearnedCurvature
+from trove_jax.layers.hyperbolic_initializers import centre_tap, half_identity, hnn_normal
+from trove_jax.layers.hyperbolic_normalization import PoincareBatchNorm
 from trove_jax.layers.initializers import simple_normal, sussillo_abbott, zeros
 from trove_jax.layers.local import (
     auglocal,
@@ -35,6 +46,11 @@ __all__ = [
     "DglAux",
     "InfoProAux",
     "Layer",
+    "LearnedCurvature",
+    "PoincareBatchNorm",
+    "PoincareConv",
+    "PoincareDense",
+    "PoincareMLR",
     "PredSimAux",
     "auglocal",
     "aux_plan",
@@ -43,12 +59,18 @@ __all__ = [
     "by_name",
     "capture",
     "capturing",
+    "centre_tap",
     "dgl",
     "greedy",
+    "half_identity",
     "hidden",
+    "hnn_normal",
     "infopro",
     "linear_like",
     "max_pool",
+    "poincare_pool",
+    "poincare_relu",
+    "poincare_residual",
     "post_activation",
     "predsim",
     "pyramid_depths",
