@@ -281,6 +281,47 @@ def cosh_sqrt(q: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
+def _cosh_and_sinhc(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    is_tiny = q < _TINY
+    s = jnp.sqrt(jnp.where(is_tiny, 1.0, q))
+    power = jnp.exp(s)
+    cosh = jnp.where(is_tiny, 1.0, 0.5 * (power + 1.0 / power))
+    far = 0.5 * (power - 1.0 / power) / s
+    return cosh, jnp.where(_SINH_SERIES.holds(q), _SINH_SERIES.value(q), far)
+
+
+@_cosh_and_sinhc.defjvp
+def _cosh_and_sinhc_jvp(primals, tangents):
+    (q,), (dq,) = primals, tangents
+    cosh, sinhc = _cosh_and_sinhc(q)
+    holds = _SINH_SERIES.holds(q)
+    slope = jnp.where(
+        holds, _SINH_SERIES.slope(q), (cosh - sinhc) / (2.0 * jnp.where(holds, 1.0, q))
+    )
+    return (cosh, sinhc), (0.5 * sinhc * dq, slope * dq)
+
+
+def cosh_and_sinhc(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes `cosh_sqrt(q)` and `sinhc(q)` with one exponential.
+
+    Args:
+      q: squared argument >= 0, float32 or float64, any shape. Beyond sqrt q = 88 in float32 (709
+        in float64) exp overflows and the results are inf: the caller bounds q.
+
+    Returns:
+      cosh(sqrt q) and sinh(sqrt q) / sqrt q.
+
+    Raises:
+      ValueError: half precision or an integer.
+
+    Example:
+      >>> print(*(f"{y:.4f}" for y in cosh_and_sinhc(1.0)))
+      1.5431 1.1752
+    """
+    return _cosh_and_sinhc(_checked("q", q))
+
+
+@jax.custom_jvp
 def _asinh(a: jax.Array) -> jax.Array:
     size = jnp.abs(a)
     bounded = jnp.minimum(size, _LARGE)

@@ -49,8 +49,8 @@ def fused_rows(
     with finite derivatives, on rows of zeros, and a channel that is zero in every input must add
     nothing to a dot product: rows and channels are padded with zeros.
 
-    The gradient keeps `rows` and `shared` and computes the rest again. It can be differentiated
-    again where plain JAX runs; forward mode (`jax.jvp`) needs `implementation="autodiff"`.
+    The gradient keeps `rows` and `shared` and computes the rest again. It has a gradient too, in
+    plain JAX; forward mode (`jax.jvp`) needs `implementation="autodiff"`.
 
     Args:
       program: the function; a module-level function or a frozen dataclass, so that it is the same
@@ -115,9 +115,25 @@ def _fused_fwd(program, implementation, rows, shared):
 
 
 def _fused_bwd(program, implementation, saved, cotangents):
-    return _dispatch(_BACKWARD, implementation, program, *saved, *cotangents)
+    return _gradient(program, implementation, *saved, *cotangents)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gradient(program, implementation, rows, shared, d_outs, d_sums):
+    return _dispatch(_BACKWARD, implementation, program, rows, shared, d_outs, d_sums)
+
+
+def _gradient_fwd(program, implementation, *arrays):
+    return _gradient(program, implementation, *arrays), arrays
+
+
+def _gradient_bwd(program, implementation, arrays, cotangents):
+    # The gradient of the gradient runs as plain JAX everywhere.
+    del implementation
+    return jax.vjp(functools.partial(plain_gradient, program), *arrays)[1](cotangents)
+
+
+_gradient.defvjp(_gradient_fwd, _gradient_bwd)
 _fused.defvjp(_fused_fwd, _fused_bwd)
 
 
