@@ -16,6 +16,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
 
@@ -157,7 +158,7 @@ class PoincareConv(nn.Module):
         )
         field = lax.reduce_window(
             rho**2 * squares(v),
-            jnp.zeros((), norms.dtype),
+            np.zeros((), norms.dtype),  # a traced zero would make a sum that has no gradient
             lax.add,
             (1, *window, 1),
             (1, *strides, 1),
