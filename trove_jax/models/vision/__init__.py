@@ -1,6 +1,11 @@
 """Networks of images."""
 
-from trove_jax.models.vision.poincare_resnet import EuclideanTwin, euclidean_twin
+from trove_jax.models.vision.poincare_resnet import (
+    EuclideanTwin,
+    PoincareResNet,
+    euclidean_twin,
+    poincare_resnet,
+)
 from trove_jax.models.vision.residual_chain import ConvChain
 from trove_jax.models.vision.resnet import (
     CifarResNet,
@@ -18,10 +23,12 @@ __all__ = [
     "CifarVGG",
     "ConvChain",
     "EuclideanTwin",
+    "PoincareResNet",
     "ResNet",
     "cifar_resnet",
     "cifar_vgg",
     "euclidean_twin",
+    "poincare_resnet",
     "resnet18",
     "resnet34",
     "resnet50",

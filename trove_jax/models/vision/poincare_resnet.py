@@ -2,17 +2,132 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.layers import BatchNorm, Conv
+from trove_jax.kernels import poincare as rows
+from trove_jax.layers import (
+    BatchNorm,
+    Conv,
+    LearnedCurvature,
+    PoincareBatchNorm,
+    PoincareConv,
+    PoincareDense,
+    PoincareMLR,
+    half_identity,
+    poincare_pool,
+)
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
 from trove_jax.models.vision.resnet import cifar_resnet
 
 Initializer = nn.initializers.Initializer
+_Names = tuple[str, str]
+
+
+class PoincareResNet(nn.Module):
+    """A residual network whose every layer lives on the Poincare ball, from pixels to class scores.
+
+    Between layers a pixel is the tangent vector log_0(x) of its point x on the ball, channels last;
+    the pixels of the images are taken as such vectors. A convolution, batch normalisation, ReLU;
+    three groups of n blocks of convolution, normalisation, ReLU, convolution, normalisation,
+    residual f(x) (+) x, ReLU, where the second and third group halve height and width and have a
+    strided 1x1 convolution with bias, and no normalisation, on the shortcut; then the mean over all
+    pixels and the classifier. The layers are called `stem`, `stem_norm`,
+    `stage_0_block_0/conv_0`, `stage_1_block_0/shortcut`, ... and `output`, as in `EuclideanTwin`.
+    In front of a normalisation a convolution also gives the sums for it: `layers.capture` finds its
+    vectors as `stem/0`, `stage_0_block_0/conv_0/0`, ...
+
+    Attributes:
+      blocks: blocks per group, n; the network is 6 n + 2 layers deep.
+      widths: channels of the three groups.
+      classes: outputs, k.
+      curvature: c > 0 of the one ball that all layers share (its sectional curvature is -c).
+      learn_curvature: whether c is a parameter, called `curvature`, that begins at `curvature`.
+      mean: of the batch normalisations: the closed-form `"midpoint"` or the iterated `"frechet"`.
+      pool: the mean over pixels: the `"midpoint"` on the ball, or the `"tangent"` one at 0, as the
+        published code has it.
+      order: `"fr"` adds f(x) (+) x, `"rf"` x (+) f(x); Moebius addition does not commute.
+      head: `"mlr"`, logits are signed distances to hyperplanes, or `"fc"`, log_0 of a fully
+        connected layer, as the published code has it.
+      kernel_init: law of the kernels at the start; a classifier of `"mlr"` has its own.
+      axis_name: name of a mapped axis over which the batch statistics are averaged.
+
+    Reference: van Spengler, Berkhout and Mettes, Poincare ResNet, ICCV 2023, section 3; the
+    classifier of `"mlr"` is that of Shimizu et al., Hyperbolic Neural Networks++, ICLR 2021.
+    """
+
+    blocks: int = 3
+    widths: Sequence[int] = (8, 16, 32)
+    classes: int = 10
+    curvature: Any = 0.1
+    learn_curvature: bool = False
+    mean: Literal["midpoint", "frechet"] = "midpoint"
+    pool: Literal["midpoint", "tangent"] = "midpoint"
+    order: Literal["fr", "rf"] = "fr"
+    head: Literal["mlr", "fc"] = "mlr"
+    kernel_init: Initializer = half_identity()
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Applies the network.
+
+        Args:
+          x: images, `[b, height, width, channels]`, floating-point, 4x4 pixels or more; the paper
+            scales pixels to [-1, 1]. NaN in a pixel makes that image's outputs NaN (in training
+            those of the whole batch, through its statistics).
+          train: normalise with the statistics of this batch (and update the running ones, if
+            `batch_stats` is mutable), else with the running ones.
+
+        Returns:
+          Outputs, `[b, k]`, float32 or wider.
+
+        Raises:
+          ValueError: `x` is no such batch of images; a size is not a positive integer; an option is
+            unknown or `curvature` not positive.
+        """
+        _check_options(self)
+        c = self.curvature
+        if self.learn_curvature:
+            c = LearnedCurvature(self.curvature, name="curvature")()
+
+        def conv(features: int, size: int, stride: int, name: str):
+            return PoincareConv(
+                features,
+                (size, size),
+                strides=stride,
+                padding=size // 2,
+                curvature=c,
+                kernel_init=self.kernel_init,
+                name=name,
+            )
+
+        def layer(x: jax.Array, features: int, stride: int, names: _Names, skip: Any) -> jax.Array:
+            norm = PoincareBatchNorm(
+                mean=self.mean, curvature=c, axis_name=self.axis_name, name=names[1]
+            )
+            y, sums = conv(features, 3, stride, names[0])(x, with_sums=True)
+            y = norm(y, train=train, sums=sums, relu=skip is None)
+            if skip is None:
+                return y
+            pair = (y, skip) if self.order == "fr" else (skip, y)
+            return rows.residual(*pair, curvature=c, relu=True)
+
+        def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+            return conv(features, 1, stride, "shortcut")(x)
+
+        x = _body(x, _Parts(layer, shortcut), self.blocks, self.widths)
+        x = poincare_pool(x, curvature=c, pool=self.pool)
+        if self.head == "mlr":
+            output = PoincareMLR(self.classes, curvature=c, name="output")
+        else:
+            output = PoincareDense(
+                self.classes, curvature=c, kernel_init=self.kernel_init, name="output"
+            )
+        return as_logits(output(x))
 
 
 class EuclideanTwin(nn.Module):
@@ -23,17 +138,31 @@ class EuclideanTwin(nn.Module):
     the second and third group is a strided 1x1 convolution with bias and without normalisation;
     then the mean over all pixels and a dense layer.
 
+    With `hyperbolic_head` it is the network with Euclidean features and a classifier on the ball:
+    the mean over pixels, shortened to a norm of `feature_radius` / sqrt(c) where it is longer, is
+    the tangent vector at 0 of the point that a `PoincareMLR` classifies.
+
     Attributes:
       blocks: blocks per group, n; the network is 6 n + 2 layers deep.
       widths: channels of the three groups.
       classes: outputs, k.
-      kernel_init: law of the kernels at the start; biases start at 0.
+      hyperbolic_head: whether the classifier is on the ball.
+      curvature: c > 0 of that ball.
+      feature_radius: largest norm of its features, in units of 1 / sqrt(c).
+      kernel_init: law of the kernels at the start, but for the classifier on the ball, whose law is
+        its own; biases start at 0.
       axis_name: name of a mapped axis over which the batch statistics are averaged.
+
+    Reference: the hyperbolic head with clipped features is that of Guo et al., Clipped Hyperbolic
+    Classifiers Are Super-Hyperbolic Classifiers, CVPR 2022 (feature clipping with radius 1).
     """
 
     blocks: int = 3
     widths: Sequence[int] = (8, 16, 32)
     classes: int = 10
+    hyperbolic_head: bool = False
+    curvature: Any = 0.1
+    feature_radius: float = 1.0
     kernel_init: Initializer = he_normal
     axis_name: str | None = None
 
@@ -70,24 +199,35 @@ class EuclideanTwin(nn.Module):
             epsilon=1e-5,
             axis_name=self.axis_name,
         )
-        parts = _Parts(conv, lambda name: norm(name=name), nn.relu, jnp.add)
-        x = _body(x, parts, self.blocks, self.widths)
+
+        def layer(x: jax.Array, features: int, stride: int, names: _Names, skip: Any) -> jax.Array:
+            y = norm(name=names[1])(conv(features, 3, stride, names[0])(x))
+            return nn.relu(y if skip is None else y + skip)
+
+        def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+            return conv(features, 1, stride, "shortcut")(x)
+
+        x = _body(x, _Parts(layer, shortcut), self.blocks, self.widths)
         check_sizes(classes=self.classes)
         x = jnp.mean(x, axis=(1, 2))
-        return as_logits(nn.Dense(self.classes, kernel_init=self.kernel_init, name="output")(x))
+        if not self.hyperbolic_head:
+            return as_logits(nn.Dense(self.classes, kernel_init=self.kernel_init, name="output")(x))
+        if not self.feature_radius > 0:
+            raise ValueError(f"feature_radius={self.feature_radius}, want a positive number")
+        x = _shorten(x, self.feature_radius / self.curvature**0.5)
+        return as_logits(PoincareMLR(self.classes, curvature=self.curvature, name="output")(x))
 
 
 class _Parts(NamedTuple):
     """What the topology is filled with.
 
-    `conv(features, size, stride, name)` and `norm(name)` make layers, `relu(x)` and `add(f, x)`
-    are functions.
+    `layer(x, features, stride, names, skip)` adds a 3x3 convolution C and a normalisation N called
+    `names`: relu(N(C x)), or relu(N(C x) + skip). `shortcut(x, features, stride)` adds a strided
+    1x1 convolution.
     """
 
-    conv: Callable[[int, int, int, str], Callable[[jax.Array], jax.Array]]
-    norm: Callable[[str], Callable[[jax.Array], jax.Array]]
-    relu: Callable[[jax.Array], jax.Array]
-    add: Callable[[jax.Array, jax.Array], jax.Array]
+    layer: Callable[[jax.Array, int, int, _Names, Any], jax.Array]
+    shortcut: Callable[[jax.Array, int, int], jax.Array]
 
 
 class _Block(nn.Module):
@@ -98,12 +238,9 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, parts: _Parts) -> jax.Array:
-        y = parts.conv(self.features, 3, self.stride, "conv_0")(x)
-        y = parts.relu(parts.norm("norm_0")(y))
-        y = parts.norm("norm_1")(parts.conv(self.features, 3, 1, "conv_1")(y))
-        if self.stride > 1:
-            x = parts.conv(self.features, 1, self.stride, "shortcut")(x)
-        return parts.relu(parts.add(y, x))
+        y = parts.layer(x, self.features, self.stride, ("conv_0", "norm_0"), None)
+        skip = parts.shortcut(x, self.features, self.stride) if self.stride > 1 else x
+        return parts.layer(y, self.features, 1, ("conv_1", "norm_1"), skip)
 
 
 def _body(x: jax.Array, parts: _Parts, blocks: int, widths: Sequence[int]) -> jax.Array:
@@ -112,7 +249,7 @@ def _body(x: jax.Array, parts: _Parts, blocks: int, widths: Sequence[int]) -> ja
     check_sizes(blocks=blocks, **{f"widths[{i}]": width for i, width in enumerate(widths)})
     if len(widths) != 3:
         raise ValueError(f"widths={tuple(widths)}, want one for each group, such as (8, 16, 32)")
-    x = parts.relu(parts.norm("stem_norm")(parts.conv(widths[0], 3, 1, "stem")(x)))
+    x = parts.layer(x, widths[0], 1, ("stem", "stem_norm"), None)
     for group, width in enumerate(widths):
         for block in range(blocks):
             stride = 2 if group and not block else 1
@@ -120,8 +257,95 @@ def _body(x: jax.Array, parts: _Parts, blocks: int, widths: Sequence[int]) -> ja
     return x
 
 
+def _shorten(x: jax.Array, longest: float) -> jax.Array:
+    """Scales vectors that are longer than `longest` down to it; the others stay, zeros included."""
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    long = square > longest**2
+    return x * jnp.where(long, longest * jax.lax.rsqrt(jnp.where(long, square, 1.0)), 1.0)
+
+
+_OPTIONS = {
+    "mean": ("midpoint", "frechet"),
+    "pool": ("midpoint", "tangent"),
+    "order": ("fr", "rf"),
+    "head": ("mlr", "fc"),
+}
+
+
+def _check_options(module: PoincareResNet) -> None:
+    check_sizes(classes=module.classes)
+    for name, known in _OPTIONS.items():
+        value = getattr(module, name)
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+
+
+def poincare_resnet(
+    depth: int = 20,
+    *,
+    widths: Sequence[int] = (8, 16, 32),
+    classes: int = 10,
+    curvature: float = 0.1,
+    learn_curvature: bool = False,
+    mean: Literal["midpoint", "frechet"] = "midpoint",
+    pool: Literal["midpoint", "tangent"] = "midpoint",
+    order: Literal["fr", "rf"] = "fr",
+    head: Literal["mlr", "fc"] = "mlr",
+    kernel_init: Initializer | None = None,
+    axis_name: str | None = None,
+) -> PoincareResNet:
+    """Builds a Poincare ResNet; the defaults are those of the paper for CIFAR.
+
+    Args:
+      depth: layers with weights, 6 n + 2: 8, 14, 20, 32, ...
+      widths: channels of the three groups.
+      classes: outputs, k.
+      curvature: c > 0; the sectional curvature is -c.
+      learn_curvature: whether c is learned from there on.
+      mean: of the batch normalisations: `"midpoint"` or `"frechet"`.
+      pool: the mean over pixels: `"midpoint"`, or `"tangent"`, as published.
+      order: of the residual: `"fr"` for f(x) (+) x, `"rf"` for x (+) f(x).
+      head: `"mlr"`, or `"fc"`, as published.
+      kernel_init: law of the kernels at the start; None: half of the identity, as published.
+      axis_name: name of a mapped axis over which the batch statistics are averaged.
+
+    Returns:
+      A module `[b, height, width, channels] -> [b, k]` with collections `params` and
+      `batch_stats`.
+
+    Raises:
+      ValueError: a depth that is not 6 n + 2; when applied: a size that is not a positive integer,
+        an unknown option, a curvature that is not positive.
+
+    Example:
+      >>> poincare_resnet(32).blocks
+      5
+
+    Reference: van Spengler, Berkhout and Mettes, Poincare ResNet, ICCV 2023.
+    """
+    return PoincareResNet(
+        blocks=_blocks(depth),
+        widths=tuple(widths),
+        classes=classes,
+        curvature=curvature,
+        learn_curvature=learn_curvature,
+        mean=mean,
+        pool=pool,
+        order=order,
+        head=head,
+        kernel_init=half_identity() if kernel_init is None else kernel_init,
+        axis_name=axis_name,
+    )
+
+
 def euclidean_twin(
-    depth: int = 20, *, widths: Sequence[int] = (8, 16, 32), classes: int = 10
+    depth: int = 20,
+    *,
+    widths: Sequence[int] = (8, 16, 32),
+    classes: int = 10,
+    hyperbolic_head: bool = False,
+    curvature: float = 0.1,
+    feature_radius: float = 1.0,
 ) -> EuclideanTwin:
     """Builds the Euclidean twin of `poincare_resnet`.
 
@@ -129,6 +353,9 @@ def euclidean_twin(
       depth: layers with weights, 6 n + 2: 8, 14, 20, 32, ...
       widths: channels of the three groups.
       classes: outputs, k.
+      hyperbolic_head: whether the classifier is a `PoincareMLR` on clipped features.
+      curvature: c > 0 of its ball.
+      feature_radius: largest norm of its features, in units of 1 / sqrt(c).
 
     Returns:
       A module `[b, height, width, channels] -> [b, k]` with collections `params` and
@@ -141,7 +368,14 @@ def euclidean_twin(
       >>> euclidean_twin(20).blocks
       3
     """
-    return EuclideanTwin(blocks=_blocks(depth), widths=tuple(widths), classes=classes)
+    return EuclideanTwin(
+        blocks=_blocks(depth),
+        widths=tuple(widths),
+        classes=classes,
+        hyperbolic_head=hyperbolic_head,
+        curvature=curvature,
+        feature_radius=feature_radius,
+    )
 
 
 def _blocks(depth: int) -> int:
