@@ -8,6 +8,9 @@ from trove_jax.geometry.poincare_arguments import Curvature
 from trove_jax.kernels.gyro import gyro_rows
 from trove_jax.kernels.rows import Implementation
 
+# The gradient divides by its square, which float32 must hold.
+_SHORTEST_NORMAL = 1e-18
+
 
 def mlr(
     x: jax.Array,
@@ -24,9 +27,10 @@ def mlr(
 
     Args:
       x: points, `[..., n]`, float32 or float64; beyond the largest radius they are brought back.
-      z: directions of the hyperplanes, columns of `[n, k]`, in the dtype of `x`. A column of
-        zeros scores 0 and gets gradient 0.
-      r: signed offsets, `[k]`, in the dtype of `x`; C|r_k| up to 44 in float32.
+      z: directions of the hyperplanes, columns of `[n, k]`, in the dtype of `x`. A column
+        shorter than 1e-18 scores 0 and gets gradient 0.
+      r: signed offsets, `[k]`, in the dtype of `x`. Beyond 30/C, five times as far from 0
+        as the outermost points, they are cut.
       curvature: c > 0, a number or a scalar array.
       implementation: None (best for this device), `"reference"`, `"autodiff"` or `"pallas"`; of
         what follows the matrix product.
@@ -64,9 +68,10 @@ def fc(
 
     Args:
       x: points, `[..., n]`, float32 or float64; beyond the largest radius they are brought back.
-      z: directions of the hyperplanes, columns of `[n, m]`, in the dtype of `x`. A column of
-        zeros gives coordinate 0 and gets gradient 0.
-      r: signed offsets, `[m]`, in the dtype of `x`; C|r_k| up to 44 in float32.
+      z: directions of the hyperplanes, columns of `[n, m]`, in the dtype of `x`. A column
+        shorter than 1e-18 gives coordinate 0 and gets gradient 0.
+      r: signed offsets, `[m]`, in the dtype of `x`. Beyond 30/C, five times as far from 0
+        as the outermost points, they are cut.
       curvature: c > 0, a number or a scalar array.
       implementation: None (best for this device), `"reference"`, `"autodiff"` or `"pallas"`; of
         what follows the matrix product.
@@ -102,7 +107,7 @@ def _hyperplanes(operation, x, z, r, curvature, implementation):
         )
     c = arguments.curvature_of(curvature, x.dtype)
     square = jnp.sum(z * z, axis=0)
-    has_normal = square > 0
+    has_normal = square > _SHORTEST_NORMAL**2
     norms = jnp.where(has_normal, jnp.sqrt(jnp.where(has_normal, square, 1.0)), 0.0)
     products = jnp.matmul(x, z, precision="highest")
     return gyro_rows(operation, x, products, norms, r, curvature=c, implementation=implementation)

@@ -30,6 +30,8 @@ _BOUNDARY_EPS = {"float32": 4e-3, "float64": 1e-5}
 _TINY = 1e-37
 # exp of it fits float32 when squared and summed over channels.
 _LARGEST_EXPONENT = 30.0
+# Five times as far from 0 as the outermost points.
+_LARGEST_OFFSET = 60.0
 # exp of a quarter of it fits float32 when summed over channels.
 _LARGEST_ANGLE = 320.0
 
@@ -253,7 +255,7 @@ def _angle(dot, x, products, norms, r, c):
     q = c * dot(x, x)
     products, q = bounded(products, q)
     root = jnp.sqrt(c)
-    turn = 2.0 * root * r
+    turn = jnp.clip(2.0 * root * r, -_LARGEST_OFFSET, _LARGEST_OFFSET)
     power = jnp.exp(turn)
     cosh = 0.5 * (power + 1.0 / power)
     has_normal = norms > 0.0
