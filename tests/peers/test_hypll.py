@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from trove_jax import layers
 from trove_jax.geometry import poincare
 
 torch = pytest.importorskip("torch", reason="needs the extra bench")
 hypll = pytest.importorskip("hypll", reason="needs the extra bench")
 
+from hypll import nn as hnn  # noqa: E402
+from hypll.manifolds.euclidean import Euclidean  # noqa: E402
 from hypll.manifolds.poincare_ball import Curvature, PoincareBall  # noqa: E402
-from hypll.tensors import ManifoldTensor  # noqa: E402
+from hypll.tensors import ManifoldTensor, TangentTensor  # noqa: E402
 
 # Agreement in float64, and of outputs in float32.
 TIGHT = 1e-9
@@ -155,3 +158,156 @@ def test_the_published_code_has_another_lambda_with_which_half_the_identity_is_n
     shorter = np.linalg.norm(official, axis=1) / np.linalg.norm(x, axis=1)
     assert shorter.max() < 1.0
     assert shorter.min() < 0.6
+
+
+def _vectors(rng, c, *shape, reach=1.0):
+    """Tangent vectors at 0 of length up to `reach` / C, and some that are exactly 0."""
+    v = rng.normal(size=shape)
+    v *= rng.uniform(0.0, reach, (*shape[:-1], 1)) / np.linalg.norm(v, axis=-1, keepdims=True)
+    v.reshape(-1, shape[-1])[:: max(1, v.size // (2 * shape[-1]))] = 0.0
+    return v / np.sqrt(c)
+
+
+def _map(layer, ball, v):
+    """Tangent vectors `[b, h, w, d]` or `[b, d]` to those behind HypLL's layer, channels last."""
+    is_image = v.dim() == 4
+    last = (lambda x: x.permute(0, 2, 3, 1)) if is_image else (lambda x: x)
+    first = v.permute(0, 3, 1, 2) if is_image else v
+    dim = 1 if is_image else -1
+    points = layer(ball.expmap(TangentTensor(first, None, ball, man_dim=dim)))
+    return last(ball.logmap(None, points).tensor)
+
+
+def _with(layer, **values):
+    """Puts tensors in the place of parameters, so that gradients flow through them."""
+    for name, value in values.items():
+        del layer._parameters[name]
+        layer.__dict__[name] = value
+    return layer
+
+
+def _raw_scale(gamma):
+    # Our parameter is the softplus' inverse, theirs gamma itself.
+    return jnp.log(jnp.expm1(gamma))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [((3, 3), 1, 1), ((3, 3), 2, 1), ((1, 1), 2, 0), ((2, 3), 1, 0)]
+)
+def test_convolutions(size, stride, padding):
+    d, m = 3, 4
+
+    def draw(rng, c):
+        kernel = rng.normal(size=(*size, d, m)) / np.sqrt(4 * d * size[0] * size[1])
+        return _vectors(rng, c, 2, 6, 5, d), kernel, rng.normal(size=m) / 8
+
+    def ours(v, kernel, bias, c):
+        layer = layers.PoincareConv(m, size, stride, padding, curvature=c)
+        return layer.apply({"params": {"kernel": kernel, "bias": bias}}, v)
+
+    def theirs(ball, v, kernel, bias):
+        # torch unfolds channel by channel, and tap by tap within a channel. Both scale by
+        # beta(n/2, 1/2) / beta(d/2, 1/2), the padding included.
+        rows = kernel.permute(2, 0, 1, 3).reshape(-1, m)
+        layer = hnn.HConvolution2d(d, m, size, ball, stride=stride, padding=padding)
+        return _map(_with(layer, weights=_held(Euclidean(), rows, 0), bias=bias), ball, v)
+
+    _agree(ours, theirs, draw, (0.1, 1.0))
+
+
+def test_linear_layers_and_class_scores():
+    d, m = 5, 3
+
+    def draw(rng, c):
+        return _vectors(rng, c, 6, d), rng.normal(size=(d, m)) / 4, rng.normal(size=m) / 8
+
+    def dense(v, kernel, bias, c):
+        return layers.PoincareDense(m, curvature=c).apply(_params(kernel, bias), v)
+
+    def mlr(v, kernel, bias, c):
+        return layers.PoincareMLR(m, curvature=c).apply(_params(kernel, bias), v)
+
+    def linear(ball, v, kernel, bias):
+        layer = _with(hnn.HLinear(d, m, ball), z=_held(Euclidean(), kernel, 0), bias=bias)
+        return _map(layer, ball, v)
+
+    def scores(ball, v, kernel, bias):
+        x = ball.expmap(TangentTensor(v, None, ball, man_dim=1))
+        return ball.hyperplane_dists(x, _held(Euclidean(), kernel, 0), bias)
+
+    _agree(dense, linear, draw, (0.1, 1.0, 2.5))
+    _agree(mlr, scores, draw, (0.1, 1.0, 2.5))
+
+
+def _params(kernel, bias):
+    return {"params": {"kernel": kernel, "bias": bias}}
+
+
+@pytest.mark.parametrize("mean", ["midpoint", "frechet"])
+def test_batch_normalisations(mean):
+    d = 3
+
+    def draw(rng, c):
+        # Off the origin, or a mean of nearly 0 would be compared.
+        v = _vectors(rng, c, 3, 4, 2, d) + 0.3 / np.sqrt(c)
+        return v, rng.normal(size=d) / (4 * np.sqrt(c)), np.float64(1.7 / c) * np.ones(())
+
+    def ours(v, bias, gamma, c):
+        layer = layers.PoincareBatchNorm(mean=mean, curvature=c)
+        stats = {"mean": jnp.zeros(d, v.dtype), "var": jnp.ones((), v.dtype)}
+        params = {"bias": bias, "scale": _raw_scale(gamma)}
+        variables = {"params": params, "batch_stats": stats}
+        return layer.apply(variables, v, train=True, mutable="batch_stats")[0]
+
+    def theirs(ball, v, bias, gamma):
+        layer = hnn.HBatchNorm2d(d, ball, use_midpoint=mean == "midpoint")
+        _with(layer.norm, bias=bias, weight=gamma)
+        return _map(layer, ball, v)
+
+    _agree(ours, theirs, draw, (0.1, 1.0))
+
+
+def test_residuals_relu_and_the_mean_of_all_pixels():
+    def draw(rng, c):
+        return _vectors(rng, c, 2, 3, 4, 5), _vectors(rng, c, 2, 3, 4, 5)
+
+    def added(ball, f, x):
+        f, x = (ball.expmap(TangentTensor(v, None, ball, man_dim=-1)) for v in (f, x))
+        return ball.logmap(None, ball.mobius_add(f, x)).tensor
+
+    def midpoint(ball, v):
+        # Not HAvgPool2d: it unfolds first, and so scales the points by a ratio of beta functions.
+        x = ball.expmap(TangentTensor(v, None, ball, man_dim=3))
+        return ball.logmap(None, ball.midpoint(x, batch_dim=[1, 2])).tensor
+
+    _agree(lambda f, x, c: layers.poincare_residual(f, x, curvature=c), added, draw, (0.1, 1.0))
+    _agree(
+        lambda v, c: layers.poincare_pool(v, curvature=c),
+        midpoint,
+        lambda rng, c: draw(rng, c)[:1],
+        (0.1, 1.0),
+    )
+    v, ball = draw(np.random.default_rng(0), 1.0)[0], _ball(1.0)
+    relu = _map(hnn.HReLU(ball), ball, torch.tensor(v)).detach()
+    np.testing.assert_allclose(layers.poincare_relu(jnp.asarray(v, jnp.float32)), relu, atol=1e-6)
+
+
+@pytest.mark.parametrize("c", [0.1, 1.0])
+def test_vectors_beyond_the_largest_radius_are_cut_at_the_same(c):
+    rng, d = np.random.default_rng(4), 4
+    v = rng.normal(size=(6, d))
+    v *= np.linspace(5.0, 9.0, 6)[:, None] / np.linalg.norm(v, axis=1, keepdims=True) / np.sqrt(c)
+    kernel, bias = np.eye(d) / 2, np.zeros(d)
+    ball = _ball(c)
+    layer = hnn.HLinear(d, d, ball)
+    layer = _with(layer, z=_held(Euclidean(), torch.tensor(kernel), 0), bias=torch.tensor(bias))
+    theirs = _map(layer, ball, torch.tensor(v)).detach()
+    with jax.enable_x64(True):
+        dense = layers.PoincareDense(d, curvature=c)
+        got = dense.apply(_params(jnp.asarray(kernel), jnp.asarray(bias)), jnp.asarray(v))
+        limit = poincare.boundary_eps(jnp.float64)
+    length = np.sqrt(c) * np.linalg.norm(got, axis=1)
+    assert length[0] < length[-1]
+    np.testing.assert_allclose(length[-3:], np.arctanh(1 - limit), rtol=1e-9)
+    # Ball coordinates hold 1 - |x| = 1e-5 with a relative error of 1e-11.
+    np.testing.assert_allclose(got, theirs, rtol=1e-8)

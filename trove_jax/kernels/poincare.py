@@ -15,7 +15,7 @@ from jax import lax
 
 from trove_jax.kernels import poincare_programs as programs
 from trove_jax.kernels.hyperbolic_functions import asinhc
-from trove_jax.kernels.rows import Implementation, fused_rows
+from trove_jax.kernels.rows import Implementation, compute_dtype, fused_rows
 
 Curvature = float | jax.Array
 
@@ -218,9 +218,9 @@ def normalise(
       input, of k log_m(x) and of the result) beyond atanh(1 - eps)/C are brought back to it.
 
     Example:
-      >>> v, m = jnp.array([[0.5, 0.0]]), jnp.array([0.5, 0.0])
-      >>> print(normalise(v, m, jnp.array([0.0, 0.25]), jnp.ones(()), curvature=1.0))
-      [[0.   0.25]]
+      >>> v, zero = jnp.array([[0.5, 0.0]]), jnp.zeros(2)
+      >>> print(normalise(v, zero, zero, 0.5 * jnp.ones(()), curvature=1.0).round(4))
+      [[0.25 0.  ]]
     """
     c = _scalar(curvature, v)
     mean, bias, scale = (jnp.asarray(a, c.dtype) for a in (mean, bias, scale))
@@ -261,7 +261,7 @@ def residual(
 
 def _scalar(curvature: Curvature, like: jax.Array) -> jax.Array:
     """The curvature in the precision that rows are computed in."""
-    return jnp.asarray(curvature).astype(jnp.promote_types(like.dtype, jnp.float32))
+    return jnp.asarray(curvature).astype(compute_dtype([like]))
 
 
 def _as_sums(found):

@@ -21,6 +21,7 @@ from trove_jax.kernels.rows_plain import (
     Program,
     blocks,
     blocks_gradient,
+    compute_dtype,
     plain,
     plain_gradient,
 )
@@ -30,7 +31,7 @@ Implementation = (
 )
 _IMPLEMENTATIONS = (None, *get_args(get_args(Implementation)[0]))
 
-__all__ = ["Axis", "Implementation", "Program", "fused_rows"]
+__all__ = ["Axis", "Implementation", "Program", "compute_dtype", "fused_rows"]
 
 
 def fused_rows(
@@ -107,7 +108,7 @@ def _check(rows, shared, implementation):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _fused(program, implementation, rows, shared):
-    return _dispatch(_FORWARD, implementation, program, rows, shared)
+    return _run(False, implementation, program, rows, shared)
 
 
 def _fused_fwd(program, implementation, rows, shared):
@@ -120,7 +121,7 @@ def _fused_bwd(program, implementation, saved, cotangents):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gradient(program, implementation, rows, shared, d_outs, d_sums):
-    return _dispatch(_BACKWARD, implementation, program, rows, shared, d_outs, d_sums)
+    return _run(True, implementation, program, rows, shared, d_outs, d_sums)
 
 
 def _gradient_fwd(program, implementation, *arrays):
@@ -137,8 +138,13 @@ _gradient.defvjp(_gradient_fwd, _gradient_bwd)
 _fused.defvjp(_fused_fwd, _fused_bwd)
 
 
-def _dispatch(ways, implementation, program, *arrays):
-    """Calls the plain form, a kernel, or whichever suits the platform that runs it."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(is_gradient, implementation, program, *arrays):
+    """Calls the plain form, a kernel, or whichever suits the platform that runs it.
+
+    Under `jit`, so that layers of the same shapes are traced once: that is four forms each time.
+    """
+    ways = _BACKWARD if is_gradient else _FORWARD
     run = {name: functools.partial(way, program) for name, way in ways.items()}
     if implementation in run:
         return run[implementation](*arrays)

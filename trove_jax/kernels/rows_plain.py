@@ -194,6 +194,7 @@ def _block_count(count: int, width: int) -> int:
     return next((n for n in range(most, max(fewest, 2) - 1, -1) if count % n == 0), 1)
 
 
-def compute_dtype(rows):
+def compute_dtype(rows: Sequence[jax.Array]) -> jnp.dtype:
+    """What rows are computed in: float32, or float64 if any of them is."""
     wide = any(x.dtype == jnp.float64 for x in rows)
     return jnp.dtype(jnp.float64) if wide else jnp.dtype(jnp.float32)

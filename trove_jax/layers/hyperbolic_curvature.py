@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from trove_jax.kernels.rows import compute_dtype
+
 Curvature = float | jax.Array
 
 
@@ -43,7 +45,7 @@ def check_tangents(v: jax.Array) -> None:
 
 def curvature_of(module: Any, v: jax.Array) -> jax.Array:
     """The curvature of a layer, in the dtype that it computes in."""
-    value, dtype = module.curvature, jnp.promote_types(v.dtype, jnp.float32)
+    value, dtype = module.curvature, compute_dtype([v])
     if module.learn_curvature:
         value = LearnedCurvature(positive("curvature", value), name="learned_curvature")()
     elif not isinstance(value, jax.Array):
@@ -63,5 +65,5 @@ def inverse_softplus(value: float) -> float:
 
 def squares(v: jax.Array) -> jax.Array:
     """|v|^2, `[..., 1]`, in float32 at least."""
-    v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
+    v = v.astype(compute_dtype([v]))
     return jnp.sum(v * v, axis=-1, keepdims=True)
