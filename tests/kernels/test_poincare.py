@@ -151,16 +151,17 @@ def calls(d, dtype):
 OPERATIONS = ["epilogue", "scores", "sums", "distances", "normalise", "residual"]
 
 
-def value_and_gradients(call, arguments, implementation):
-    """The results, and the pull-back of ones per row and of 1/n for sums."""
+def value_and_gradients(call, implementation):
+    """The results, and the pull-back of ones per row and of 1/n for sums, compiled."""
 
     def run(*arguments):
         out, pull = jax.vjp(functools.partial(call, implementation=implementation), *arguments)
         weigh = 1.0 / arguments[0].shape[0]
-        cotangent = jax.tree.map(lambda y: jnp.full_like(y, 1.0 if y.ndim > 1 else weigh), out)
-        return out, pull(cotangent)
+        return out, pull(
+            jax.tree.map(lambda y: jnp.full_like(y, 1.0 if y.ndim > 1 else weigh), out)
+        )
 
-    return jax.jit(run)(*arguments)
+    return jax.jit(run)
 
 
 SHAPES = [
@@ -194,8 +195,8 @@ def test_kernels_equal_plain_jax(implementation, operation, rows, d, dtype):
     """Same formulas, other order of summation: 1e-4 of the largest entry or of 0.1, for gradients
     that are sums of terms of order 1 which cancel; bfloat16 rounds once."""
     call, arguments = calls(d, dtype)[operation](rows)
-    found = value_and_gradients(call, arguments, implementation)
-    wanted = value_and_gradients(call, arguments, "autodiff")
+    found = value_and_gradients(call, implementation)(*arguments)
+    wanted = value_and_gradients(call, "autodiff")(*arguments)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert a.dtype == b.dtype
         tolerance = 2**-7 if a.dtype == jnp.bfloat16 else 1e-4
@@ -207,7 +208,7 @@ def test_kernels_equal_plain_jax(implementation, operation, rows, d, dtype):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_kernels_lower(operation, platform):
     call, arguments = calls(16, jnp.bfloat16)[operation](1025)
-    run = jax.jit(lambda *a: value_and_gradients(call, a, "pallas"))
+    run = value_and_gradients(call, "pallas")
     text = run.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
     assert {"tpu": "tpu_custom_call", "cuda": "triton"}[platform] in text
 
@@ -223,7 +224,7 @@ def test_the_tpu_compiler_takes_every_kernel(monkeypatch):
         for operation in OPERATIONS:
             call, arguments = calls(33, jnp.bfloat16)[operation](1025)
             shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device) for a in arguments]
-            run = jax.jit(lambda *a, call=call: value_and_gradients(call, a, None))
+            run = value_and_gradients(call, None)
             compiled = run.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
             assert compiled.memory_analysis().temp_size_in_bytes < 2**24
 
@@ -231,15 +232,16 @@ def test_the_tpu_compiler_takes_every_kernel(monkeypatch):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_zero_and_boundary_are_finite(operation):
     """Rows of zeros, tiny ones and ones far beyond the ball, in value and gradient, for any c."""
+    call, (rows, *others) = calls(4, jnp.float32)[operation](8)
+    sizes = jnp.array([0, 0, 1e-30, 1e-10, 1, 30, 1e4, 1e15], jnp.float32)[:, None]
+    arguments = [sizes * rows, *others]
+    if operation in ("epilogue", "scores"):
+        arguments[1] = 2 * jnp.sum(arguments[0] ** 2, -1, keepdims=True)
+    if operation == "residual":
+        arguments[1] = jnp.flip(sizes) * rows
+    run = value_and_gradients(call, "blocks")
     for c in (1e-3, 10.0):
-        call, (rows, *others) = calls(4, jnp.float32)[operation](8)
-        sizes = jnp.array([0, 0, 1e-30, 1e-10, 1, 30, 1e4, 1e15], jnp.float32)[:, None]
-        arguments = [sizes * rows, *others[:-1], jnp.asarray(c, jnp.float32)]
-        if operation in ("epilogue", "scores"):
-            arguments[1] = 2 * jnp.sum(arguments[0] ** 2, -1, keepdims=True)
-        if operation == "residual":
-            arguments[1] = jnp.flip(sizes) * rows
-        found = value_and_gradients(call, arguments, "blocks")
+        found = run(*arguments[:-1], jnp.asarray(c, jnp.float32))
         assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(found))
 
 
