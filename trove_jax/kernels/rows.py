@@ -115,12 +115,12 @@ def _fused_fwd(program, implementation, rows, shared):
     return _fused(program, implementation, rows, shared), (rows, shared)
 
 
-def _fused_bwd(program, implementation, saved, cotangents):
+def _fused_bwd(program, implementation, saved, cotangents) -> tuple:
     return _gradient(program, implementation, *saved, *cotangents)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gradient(program, implementation, rows, shared, d_outs, d_sums):
+def _gradient(program, implementation, rows, shared, d_outs, d_sums) -> tuple:
     return _run(True, implementation, program, rows, shared, d_outs, d_sums)
 
 
