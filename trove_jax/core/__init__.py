@@ -2,6 +2,16 @@
 
 from trove_jax.core.checkpoint import Checkpoints, Restored, SaveCheckpoints
 from trove_jax.core.context import Context
+from trove_jax.core.early_stopping import (
+    StoppingRule,
+    best_loss,
+    best_step,
+    best_variables,
+    keep_best,
+    never,
+    patience,
+    windowed,
+)
 from trove_jax.core.errors import (
     CheckpointError,
     DataUnavailable,
@@ -49,12 +59,16 @@ __all__ = [
     "SaveCheckpoints",
     "ShowProgress",
     "StagePlan",
+    "StoppingRule",
     "Task",
     "TrainState",
     "TroveError",
     "UsageError",
     "Variables",
     "array_digest",
+    "best_loss",
+    "best_step",
+    "best_variables",
     "catch_signals",
     "compilations",
     "describe_plan",
@@ -64,8 +78,11 @@ __all__ = [
     "init_key",
     "init_state",
     "init_states",
+    "keep_best",
     "leaf_names",
     "make_mesh",
+    "never",
+    "patience",
     "plan_stage",
     "read_metrics",
     "seed_keys",
@@ -73,5 +90,6 @@ __all__ = [
     "train",
     "train_seeds",
     "train_step",
+    "windowed",
     "write_durably",
 ]
