@@ -17,9 +17,6 @@ WALK = core.Task(
         "params": {"w": jnp.float32(0.0)},
         "where": {"n": jax.random.randint(key, (), 0, 3)},
     },
-        "params": {"w": jnp.float32(0.0)},
-        "where": {"n": jax.random.randint(key, (), 0, 3)},
-    },
     lambda variables, batch, key, step: (-variables["params"]["w"], core.Aux()),
     lambda variables, data: {"w": variables["params"]["w"]},
 )
