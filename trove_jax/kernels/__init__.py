@@ -2,6 +2,7 @@
 
 from trove_jax.kernels import poincare
 from trove_jax.kernels.convolution import conv_general_dilated, conv_transpose
+from trove_jax.kernels.dropout import dropout
 from trove_jax.kernels.gyro import gyro_rows
 from trove_jax.kernels.hyperbolic_functions import (
     asinh,
@@ -24,6 +25,7 @@ __all__ = [
     "conv_transpose",
     "cosh_and_sinhc",
     "cosh_sqrt",
+    "dropout",
     "fused_rows",
     "gyro_rows",
     "poincare",

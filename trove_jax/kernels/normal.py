@@ -66,10 +66,10 @@ def standard_normal(
         )
     if implementation == "reference" or not has_fused:
         return jax.random.normal(key, shape, jnp.float32)
-    return _to_normal(_bits(jax.random.key_data(key), shape))
+    return _to_normal(threefry_bits(jax.random.key_data(key), shape))
 
 
-def _bits(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def threefry_bits(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The bits of `jax.random.bits`: both halves of threefry of each entry's 64-bit position."""
     position = jnp.zeros(shape, jnp.uint32)
     stride = 1

@@ -37,6 +37,7 @@ from trove_jax.layers.local import (
 )
 from trove_jax.layers.normalization import BatchNorm
 from trove_jax.layers.pooling import avg_pool, max_pool
+from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
 __all__ = [
     "AuxNet",
@@ -52,6 +53,9 @@ __all__ = [
     "PoincareDense",
     "PoincareMLR",
     "PredSimAux",
+    "SparseDense",
+    "SparseDropout",
+    "SparseInput",
     "auglocal",
     "aux_plan",
     "avg_pool",
@@ -76,6 +80,7 @@ __all__ = [
     "pyramid_depths",
     "selected_indices",
     "simple_normal",
+    "sparse_input",
     "sussillo_abbott",
     "uniform_indices",
     "zeros",
