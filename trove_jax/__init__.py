@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trove_jax import data as data
     from trove_jax import evidence as evidence
     from trove_jax import geometry as geometry
+    from trove_jax import graphs as graphs
     from trove_jax import kernels as kernels
     from trove_jax import layers as layers
     from trove_jax import losses as losses
@@ -28,6 +29,7 @@ _ROOMS = (
     "data",
     "evidence",
     "geometry",
+    "graphs",
     "kernels",
     "layers",
     "losses",

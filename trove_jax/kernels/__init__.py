@@ -16,8 +16,11 @@ from trove_jax.kernels.hyperbolic_functions import (
 )
 from trove_jax.kernels.normal import standard_normal
 from trove_jax.kernels.rows import fused_rows
+from trove_jax.kernels.sparse_maximum import sparse_maximum
+from trove_jax.kernels.sparse_product import SparsePattern, sparse_pattern, sparse_product
 
 __all__ = [
+    "SparsePattern",
     "asinh",
     "asinhc",
     "atanhc",
@@ -31,6 +34,9 @@ __all__ = [
     "poincare",
     "sinh",
     "sinhc",
+    "sparse_maximum",
+    "sparse_pattern",
+    "sparse_product",
     "standard_normal",
     "tanhc",
 ]

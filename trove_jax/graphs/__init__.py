@@ -1,0 +1,26 @@
+"""Graphs without parameters: topology, propagation, sampling and structural features."""
+
+from trove_jax.graphs import topology
+from trove_jax.graphs.propagation import (
+    edge_softmax,
+    gather_receivers,
+    gather_senders,
+    hop_stack,
+    propagate,
+    segment_reduce,
+)
+from trove_jax.graphs.stationary import components, stationary_features
+from trove_jax.graphs.topology import Topology
+
+__all__ = [
+    "Topology",
+    "components",
+    "edge_softmax",
+    "gather_receivers",
+    "gather_senders",
+    "hop_stack",
+    "propagate",
+    "segment_reduce",
+    "stationary_features",
+    "topology",
+]
