@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from trove_jax.graphs.topology import Topology
 from trove_jax.kernels import sparse_maximum, sparse_product
+from trove_jax.kernels.sparse_product import compute_dtype
 
 Reduce = Literal["sum", "mean", "max", "softmax"]
 Implementation = Literal["segment", "bcsr", "chunked"] | None
@@ -110,7 +111,7 @@ def edge_softmax(topology: Topology, logits: jax.Array) -> jax.Array:
     """
     logits = _checked_edges(topology, "logits", logits)
     dtype = logits.dtype
-    found = topology.masked(logits.astype(jnp.promote_types(dtype, jnp.float32)))
+    found = topology.masked(logits.astype(compute_dtype(logits)))
     bottom = jnp.full_like(found, -jnp.inf)
     top = _segments(jax.ops.segment_max, topology, _where_edge(topology, found, bottom))
     top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
@@ -172,7 +173,7 @@ def segment_reduce(
         raise ValueError(f"reduce={reduce!r} is unknown; use one of {_SEGMENT_REDUCES}")
     messages = _checked_edges(topology, "messages", messages)
     dtype = messages.dtype
-    found = topology.masked(messages.astype(jnp.promote_types(dtype, jnp.float32)))
+    found = topology.masked(messages.astype(compute_dtype(messages)))
     degree = topology.in_degree().reshape(-1, *[1] * (found.ndim - 1))
     if reduce in ("max", "min"):
         worst = -jnp.inf if reduce == "max" else jnp.inf

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from trove_jax.graphs.topology import Topology
+from trove_jax.kernels.sparse_product import compute_dtype
 
 
 def components(topology: Topology) -> np.ndarray:
@@ -70,7 +71,7 @@ def stationary_features(
     part = jnp.asarray(components(topology) if component is None else component)
     if part.shape != (topology.n_node,):
         raise ValueError(f"component has shape {part.shape}; ({topology.n_node},) is wanted")
-    found = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    found = x.astype(compute_dtype(x))
     senders, receivers = jnp.asarray(topology.senders), jnp.asarray(topology.receivers)
     counts = topology.masked((senders != receivers).astype(found.dtype))
     degree = 1 + jax.ops.segment_sum(counts, receivers, topology.n_node, indices_are_sorted=True)
