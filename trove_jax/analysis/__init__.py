@@ -19,6 +19,7 @@ from trove_jax.analysis.ood import (
     ood_report,
 )
 from trove_jax.analysis.probes import linear_probe_accuracy
+from trove_jax.analysis.smoothness import Smoothness, smoothness
 from trove_jax.analysis.stability import (
     LinearBarrier,
     Stability,
@@ -42,6 +43,7 @@ __all__ = [
     "CKASums",
     "LinearBarrier",
     "OODReport",
+    "Smoothness",
     "Stability",
     "alignment",
     "aupr",
@@ -68,6 +70,7 @@ __all__ = [
     "rbf_cka",
     "robust_accuracy",
     "rsa",
+    "smoothness",
     "stability_to_order",
     "stability_to_pruning",
     "untargeted_loss",

@@ -112,8 +112,8 @@ def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) 
 
     Returns:
       A task with one collection more. Its records also have `validation` (the measured value) and
-      `stopped` (0.0 or 1.0); its `metrics` are those of `task` at the variables as they stand. For
-      the best ones, measure `best_variables(state.variables)`.
+      `stopped` (0.0 or 1.0). Its `metrics` are those of `task`, of the variables as they stand, or
+      of the best ones if `best_variables(state.variables)` is measured.
 
     Raises:
       ValueError: the variables already have a collection `"best"`.
@@ -146,7 +146,7 @@ def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) 
         return value, Aux(records, {**aux.updates, BEST: best})
 
     def metrics(variables, data):
-        return task.metrics(_split(variables)[0], data)
+        return task.metrics(_without(variables), data)
 
     return Task(init, loss, metrics)
 
@@ -183,8 +183,11 @@ def _best(variables: Variables) -> dict[str, Any]:
 
 
 def _split(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
-    inner = {name: value for name, value in variables.items() if name != BEST}
-    return inner, dict(_best(variables))
+    return _without(variables), dict(_best(variables))
+
+
+def _without(variables: Variables) -> dict[str, Any]:
+    return {name: value for name, value in variables.items() if name != BEST}
 
 
 def _measure(validate, variables, batch) -> tuple[PyTree, jax.Array]:

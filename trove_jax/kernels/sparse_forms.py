@@ -5,6 +5,7 @@ Everywhere `values` is `[e, h]`, in the stored order of the pattern, and dense a
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ _NUMBERS_PER_CHUNK = 2**19
 _LEAST_CHUNK = 256
 _LARGEST_FOLD = 2**22
 _COLUMNS_AT_ONCE = 8
-_LEAST_BCSR_WIDTH = 5
 
 
 def side(pattern: SparsePattern, transposed: bool) -> tuple[Any, Any, Any, tuple[int, int]]:
@@ -62,11 +62,16 @@ def bcsr_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.Arr
 
     weights = in_order(pattern, transposed, values)
     width = x.shape[2]
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, -width % _COLUMNS_AT_ONCE)))
+    x = filled_up(x)
     if x.shape[1] == 1:
         return one_head(weights[:, 0], x[:, 0])[:, None, :width]
     heads = lax.map(lambda head: one_head(*head), (weights.T, x.swapaxes(0, 1)))
     return heads.swapaxes(0, 1)[:, :, :width]
+
+
+def filled_up(x: jax.Array) -> jax.Array:
+    """Adds columns of zeros, `[..., f]`, up to a multiple of eight."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _COLUMNS_AT_ONCE)])
 
 
 def chunked_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.Array:
@@ -81,12 +86,6 @@ def chunked_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.
 
     start = jnp.zeros((n_rows, *x.shape[1:]), x.dtype)
     return over_chunks(pattern.n_entries, x[0].size, add, start)
-
-
-def best_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.Array:
-    """XLA's kernel, but chunks for a few columns, which it takes twice as long for."""
-    wide = x.shape[1] == 1 and x.shape[2] >= _LEAST_BCSR_WIDTH
-    return (bcsr_product if wide else chunked_product)(transposed, pattern, values, x)
 
 
 def reference_pairs(pattern: SparsePattern, a, b) -> jax.Array:
@@ -165,7 +164,7 @@ def folding(function: Callable) -> Callable:
     def rule(axis_size, in_batched, pattern, values, x):
         pattern_batched, values_batched, _ = in_batched
         alone = values_batched or any(jax.tree.leaves(pattern_batched))
-        if alone or x.size > _LARGEST_FOLD:
+        if alone or math.prod(x.shape[-3:]) * axis_size > _LARGEST_FOLD:
             return one_by_one(mapped, in_batched, (pattern, values, x)), True
         out = mapped(pattern, values, fold(x))
         return unfold(out, axis_size), True
@@ -200,15 +199,14 @@ def one_by_one(function: Callable, in_batched, arguments) -> Any:
 
 
 def fold(x: jax.Array) -> jax.Array:
-    """`[s, n, h, f]` to `[n, h, s * f]`."""
-    seeds, n, heads, width = x.shape
-    return jnp.moveaxis(x, 0, 2).reshape(n, heads, seeds * width)
+    """`[s, ..., f]` to `[..., s * f]`."""
+    seeds, width = x.shape[0], x.shape[-1]
+    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], seeds * width)
 
 
 def unfold(x: jax.Array, seeds: int) -> jax.Array:
-    """`[n, h, s * f]` to `[s, n, h, f]`."""
-    n, heads, width = x.shape
-    return jnp.moveaxis(x.reshape(n, heads, seeds, width // seeds), 2, 0)
+    """`[..., s * f]` to `[s, ..., f]`."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], seeds, x.shape[-1] // seeds), -2, 0)
 
 
 @functools.cache

@@ -44,8 +44,8 @@ def sparse_product(
         `values` `[e, h]`.
       implementation: `"reference"` (gather and segment sum with JAX's own gradient), `"bcsr"`
         (XLA's kernel, head by head), `"chunked"` (a loop over a few thousand entries) or None: on a
-        CPU `"bcsr"`, or `"chunked"` where there are heads; elsewhere segment sums with the gradient
-        rule. Only the choice on a CPU was measured.
+        CPU `"bcsr"`, or `"chunked"` where there are heads or fewer than 5 columns; elsewhere
+        segment sums with the gradient rule. Only the choice on a CPU was measured.
 
     Returns:
       `[n_rows, f]`, `[s, n_rows, f]` or `[n_rows, h, f]` in the dtype of `x`; a row without entries

@@ -11,6 +11,7 @@ from trove_jax.layers.capture import (
     post_activation,
 )
 from trove_jax.layers.convolution import Conv, ConvTranspose
+from trove_jax.layers.hop_readout import AdaptiveHopReadout
 from trove_jax.layers.hyperbolic import (
     PoincareConv,
     PoincareDense,
@@ -40,6 +41,7 @@ from trove_jax.layers.pooling import avg_pool, max_pool
 from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
 __all__ = [
+    "AdaptiveHopReadout",
     "AuxNet",
     "BatchNorm",
     "Conv",
