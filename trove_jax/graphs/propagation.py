@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from trove_jax.graphs.topology import Topology
-from trove_jax.kernels import sparse_maximum, sparse_product
+from trove_jax.kernels import sparse_maximum, sparse_powers, sparse_product
 from trove_jax.kernels.sparse_product import compute_dtype
 
 Reduce = Literal["sum", "mean", "max", "softmax"]
@@ -69,8 +69,8 @@ def propagate(
 
     Reference: Gilmer et al., Neural Message Passing for Quantum Chemistry, ICML 2017.
     """
+    kernel = _kernel_of(implementation)
     _check_options(reduce, logits, edge_weight, implementation)
-    kernel = "reference" if implementation == "segment" else implementation
     x = jnp.asarray(x)
     if reduce == "max":
         return sparse_maximum(
@@ -79,10 +79,11 @@ def propagate(
     if reduce == "softmax":
         edge_weight = edge_softmax(topology, jnp.asarray(logits))
     weight = jnp.asarray(topology.weight if edge_weight is None else edge_weight)
-    prepare = functools.partial(_shares if reduce == "mean" else Topology.masked, topology)
-    if weight.ndim == 2 and weight.shape[0] != topology.n_edge:
-        prepare = jax.vmap(prepare)
-    return sparse_product(topology.pattern, prepare(weight), x, implementation=kernel)
+    if reduce == "mean":
+        weight = _each_seed(topology, functools.partial(_shares, topology), weight)
+    else:
+        weight = _each_seed(topology, topology.masked, weight)
+    return sparse_product(topology.pattern, weight, x, implementation=kernel)
 
 
 def edge_softmax(topology: Topology, logits: jax.Array) -> jax.Array:
@@ -203,7 +204,7 @@ def hop_stack(
       topology: the edges and their weights, the matrix A.
       x: floating-point `[n, f]`, or `[s, n, f]` for seeds.
       hops: number of propagations, at least 0.
-      edge_weight: `[e]`, instead of `topology.weight`.
+      edge_weight: `[e]` or `[s, e]`, instead of `topology.weight`.
       implementation: as in `propagate`.
 
     Returns:
@@ -224,23 +225,15 @@ def hop_stack(
     """
     if hops < 0:
         raise ValueError(f"hops={hops} is negative; 0 or more are wanted")
-    x = jnp.asarray(x)
-
-    def hop(held, _):
-        held = propagate(topology, held, edge_weight, implementation=implementation)
-        return held, held
-
-    _, stack = jax.lax.scan(hop, x, length=hops)
-    return jnp.concatenate([x[None], stack])
+    kernel = _kernel_of(implementation)
+    weight = jnp.asarray(topology.weight if edge_weight is None else edge_weight)
+    weight = _each_seed(topology, topology.masked, weight)
+    return sparse_powers(topology.pattern, weight, x, hops, implementation=kernel)
 
 
 def _check_options(reduce, logits, edge_weight, implementation) -> None:
     if reduce not in _REDUCES:
         raise ValueError(f"reduce={reduce!r} is unknown; use one of {_REDUCES}")
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown; use one of {_IMPLEMENTATIONS}"
-        )
     if (logits is not None) != (reduce == "softmax"):
         given = "without logits" if logits is None else "with logits"
         raise ValueError(f"reduce={reduce!r} came {given}; logits belong to 'softmax' alone")
@@ -248,6 +241,21 @@ def _check_options(reduce, logits, edge_weight, implementation) -> None:
         raise ValueError("edge_weight came with reduce='softmax', whose weights are its own")
     if reduce == "max" and implementation == "bcsr":
         raise ValueError("implementation='bcsr' has no maximum; use 'chunked' or None")
+
+
+def _kernel_of(implementation: Implementation) -> Literal["reference", "bcsr", "chunked"] | None:
+    if implementation not in _IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation={implementation!r} is unknown; use one of {_IMPLEMENTATIONS}"
+        )
+    return "reference" if implementation == "segment" else implementation
+
+
+def _each_seed(topology: Topology, function, weight: jax.Array) -> jax.Array:
+    """Applies a function of `[e]` or `[e, h]` to weights that may be `[s, e]`."""
+    if weight.ndim == 2 and weight.shape[0] != topology.n_edge:
+        function = jax.vmap(function)
+    return function(weight)
 
 
 def _checked_edges(topology: Topology, name: str, values: jax.Array) -> jax.Array:

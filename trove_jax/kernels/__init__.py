@@ -17,6 +17,7 @@ from trove_jax.kernels.hyperbolic_functions import (
 from trove_jax.kernels.normal import standard_normal
 from trove_jax.kernels.rows import fused_rows
 from trove_jax.kernels.sparse_maximum import sparse_maximum
+from trove_jax.kernels.sparse_powers import sparse_powers
 from trove_jax.kernels.sparse_product import SparsePattern, sparse_pattern, sparse_product
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "sinhc",
     "sparse_maximum",
     "sparse_pattern",
+    "sparse_powers",
     "sparse_product",
     "standard_normal",
     "tanhc",

@@ -90,7 +90,7 @@ def chunked_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.
 
 
 def best_product(transposed: bool, pattern: SparsePattern, values, x) -> jax.Array:
-    """XLA's kernel, but chunks for a few columns, which it takes twice as long for."""
+    """XLA's kernel, but chunks for heads, and for so few columns that most would be filled up."""
     wide = x.shape[1] == 1 and x.shape[2] >= _LEAST_BCSR_WIDTH
     return (bcsr_product if wide else chunked_product)(transposed, pattern, values, x)
 
@@ -218,8 +218,8 @@ def unfold(x: jax.Array, seeds: int) -> jax.Array:
 
 @functools.cache
 def cpu_product(transposed: bool, implementation: str) -> Callable:
-    """The product as `"bcsr"` or `"chunked"`, with a rule for `vmap`."""
-    form = {"bcsr": bcsr_product, "chunked": chunked_product}[implementation]
+    """The product as `"bcsr"`, `"chunked"` or the `"best"` of them, with a rule for `vmap`."""
+    form = {"bcsr": bcsr_product, "chunked": chunked_product, "best": best_product}[implementation]
     return folding(functools.partial(form, transposed))
 
 

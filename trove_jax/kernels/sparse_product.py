@@ -135,12 +135,11 @@ def linear(
     """The product with the matrix or its transpose: `[e, h]` and `[n, h, f]` to `[m, h, f]`."""
     if implementation is not None:
         return forms.cpu_product(transposed, implementation)(pattern, values, x)
-    best = "bcsr" if x.shape[1] == 1 else "chunked"
     return lax.platform_dependent(
         pattern,
         values,
         x,
-        cpu=forms.cpu_product(transposed, best),
+        cpu=forms.cpu_product(transposed, "best"),
         default=functools.partial(forms.reference_product, transposed),
     )
 
