@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from trove_jax.kernels import sparse_maximum, sparse_pattern, sparse_product
+from trove_jax.kernels import sparse_forms, sparse_maximum, sparse_pattern, sparse_product
 
 ROWS, COLUMNS, ENTRIES, WIDTH = 13, 9, 40, 5
 IMPLEMENTATIONS = (None, "reference", "bcsr", "chunked")
@@ -85,29 +85,32 @@ def test_pattern_keeps_every_entry_in_both_orders():
     assert {a.dtype for a in jax.tree.leaves(PATTERN)} == {np.dtype(np.int32)}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def each(implementations, pattern, values, x, g):
+    """`both` of several implementations in one program, which compiles sooner."""
+    return [both(implementation, pattern, values, x, g) for implementation in implementations]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_product_and_gradients_are_scipys(implementation, dtype):
+def test_product_and_gradients_are_scipys(dtype):
     values, x, g = (jnp.asarray(a, dtype) for a in (VALUES, X, G))
-    got = both(implementation, PATTERN, values, x, g)
-    assert [a.dtype for a in got] == [dtype] * 3
-    assert_close(got, dense_results(PATTERN, VALUES, X, G), dtype)
+    for got in each(IMPLEMENTATIONS, PATTERN, values, x, g):
+        assert [a.dtype for a in got] == [dtype] * 3
+        assert_close(got, dense_results(PATTERN, VALUES, X, G), dtype)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_bfloat16_is_summed_in_float32(implementation):
+def test_bfloat16_is_summed_in_float32():
     # 4096 ones: a sum in bfloat16 stops at 256.
     pattern, _ = sparse_pattern(np.zeros(4096, int), np.zeros(4096, int), (1, 1))
-    ones = jnp.ones(4096, jnp.bfloat16), jnp.ones((1, 1), jnp.bfloat16)
-    out, _, d_x = both(implementation, pattern, *ones, jnp.ones((1, 1), jnp.bfloat16))
-    assert (float(out[0, 0]), float(d_x[0, 0])) == (4096.0, 4096.0)
+    one = jnp.ones((1, 1), jnp.bfloat16)
+    for out, _, d_x in each(IMPLEMENTATIONS, pattern, jnp.ones(4096, jnp.bfloat16), one, one):
+        assert (float(out[0, 0]), float(d_x[0, 0])) == (4096.0, 4096.0)
 
 
-@pytest.mark.parametrize("implementation", ["bcsr", "chunked"])
-def test_many_chunks_with_a_ragged_last_one(implementation):
+def test_many_chunks_with_a_ragged_last_one():
     # 2,100 numbers an entry make chunks of 256 entries; 700 are two of them and a rest.
     pattern, values, x, g, _ = draw(entries=700, width=2100)
-    got = both(implementation, pattern, values, x, g)
+    got = both("chunked", pattern, values, x, g)
     for one, other in zip(got, dense_results(pattern, values, x, g), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)  # up to 2,100 terms of size 1
     kept = np.arange(700) % 3 > 0
@@ -125,24 +128,45 @@ def test_any_pattern(places):
     rng = np.random.default_rng(len(set(places)))
     values, x, g = (rng.standard_normal(shape).astype(np.float32) for shape in (8, (4, 3), (6, 3)))
     want = dense_results(pattern, values, x, g)
-    assert_close(both("bcsr", pattern, values, x, g), want)
-    assert_close(both("chunked", pattern, values, x, g), want)
+    for got in each(("bcsr", "chunked"), pattern, values, x, g):
+        assert_close(got, want)
 
 
-@pytest.mark.parametrize("implementation", ["bcsr", "chunked", "reference"])
-def test_gradients_of_gradients(implementation):
+def test_gradients_in_float64():
     with jax.enable_x64(True):
         values, x = jnp.asarray(VALUES, jnp.float64), jnp.asarray(X, jnp.float64)
-        call = jax.jit(functools.partial(sparse_product, PATTERN, implementation=implementation))
-        jax.test_util.check_grads(call, (values, x), order=2, modes=("rev",))
-        assert call(values, x).dtype == jnp.float64
-        assert_close(
-            [call(values, x)], [dense_results(PATTERN, VALUES.astype(float), X, G)[0]], "float64"
-        )
+        call = jax.jit(functools.partial(sparse_product, PATTERN))
+        jax.test_util.check_grads(call, (values, x), order=1, modes=("rev",))
+        want = dense_results(PATTERN, VALUES.astype(float), X, G)[0]
+        assert_close([call(values, x)], [want], "float64")
 
 
-@pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
-@pytest.mark.parametrize("implementation", [None, "chunked"])
+@jax.jit
+def curvatures(values, x):
+    """Of each implementation, the gradient of what a gradient adds up to, squared."""
+
+    def one(implementation):
+        call = functools.partial(sparse_product, PATTERN, implementation=implementation)
+
+        def slopes(values, x):
+            out, pull = jax.vjp(call, values, x)
+            return sum(jnp.sum(slope**2) for slope in pull(out**2))
+
+        return jax.grad(slopes, argnums=(0, 1))(values, x)
+
+    return [one(implementation) for implementation in ("reference", "bcsr", "chunked")]
+
+
+def test_gradients_of_gradients():
+    want, *found = curvatures(VALUES, X)
+    for got in found:
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "axes"),
+    [(None, (None, 0)), (None, (0, None)), (None, (0, 0)), ("chunked", (None, 0))],
+)
 def test_vmap_is_a_loop(implementation, axes):
     rng = np.random.default_rng(1)
     values = rng.standard_normal((3, ENTRIES)).astype(np.float32)
@@ -151,17 +175,23 @@ def test_vmap_is_a_loop(implementation, axes):
     got = jax.vmap(functools.partial(both, implementation, PATTERN), in_axes=(*axes, None))(
         values, x, G
     )
-    maximum = jax.vmap(
-        functools.partial(both_of_maximum, None, PATTERN), in_axes=(*axes, None, None)
-    )(values, x, VALUES > -1, G)
     for seed in range(3):
         one = values[seed] if axes[0] == 0 else values, x[seed] if axes[1] == 0 else x
         want = both(implementation, PATTERN, *one, G)
         assert_close([a[seed] for a in got], want)
-        want = both_of_maximum(None, PATTERN, *one, VALUES > -1, G)
-        assert_close([a[seed] for a in maximum], want)
     # The axis that the function takes itself is the same.
     assert_close([sparse_product(PATTERN, values, x, implementation=implementation)], [got[0]])
+
+
+def test_seeds_that_leave_the_cache_follow_one_another(monkeypatch):
+    monkeypatch.setattr(sparse_forms, "_LARGEST_FOLD", 3 * COLUMNS * 6 - 1)
+    pattern, values, x, g, _ = draw(width=6)
+    xs = np.stack([x, 2 * x, 3 * x])
+    run = jax.vmap(functools.partial(both, None, pattern), in_axes=(None, 0, None))
+    assert "while" in jax.jit(run).lower(values, xs, g).as_text().split("cpu_csr")[0]
+    got = run(values, xs, g)
+    for seed in range(3):
+        assert_close([a[seed] for a in got], dense_results(pattern, values, xs[seed], g))
 
 
 def test_vmap_over_patterns():
@@ -174,16 +204,15 @@ def test_vmap_over_patterns():
     assert_close([a[1] for a in got], both(None, pattern, values, x, g))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_heads_have_values_of_their_own(implementation):
+def test_heads_have_values_of_their_own():
     rng = np.random.default_rng(2)
     values = rng.standard_normal((ENTRIES, 2)).astype(np.float32)
     x = rng.standard_normal((COLUMNS, 2, WIDTH)).astype(np.float32)
     g = rng.standard_normal((ROWS, 2, WIDTH)).astype(np.float32)
-    got = both(implementation, PATTERN, values, x, g)
-    for head in range(2):
-        want = dense_results(PATTERN, values[:, head], x[:, head], g[:, head])
-        assert_close([got[0][:, head], got[1][:, head], got[2][:, head]], want)
+    for got in each(IMPLEMENTATIONS, PATTERN, values, x, g):
+        for head in range(2):
+            want = dense_results(PATTERN, values[:, head], x[:, head], g[:, head])
+            assert_close([a[:, head] for a in got], want)
 
 
 @pytest.mark.parametrize(
