@@ -29,7 +29,7 @@ def sparse_maximum(
     """Takes the maximum of `values_k x_(column of k)` over the entries k of every row.
 
     Entries that tie share the gradient equally. Under `jax.vmap`, seeds that share `values` become
-    columns; forward mode needs `implementation="reference"`.
+    columns. Forward mode and second derivatives need `implementation="reference"`.
 
     Args:
       pattern: the places of the entries, `e` of them.
