@@ -99,7 +99,7 @@ def time_in_turn(
     return Timings(seconds)
 
 
-PEERS = ("geoopt", "hypll", "torch")
+PEERS = ("geoopt", "hypll", "torch", "torch_geometric")
 
 
 def needs_extra(

@@ -70,6 +70,7 @@ def test_rules_equal_a_plain_loop(rule, plain):
         assert core.best_step(variables)[i] == at
         assert core.best_loss(variables)[i] == history.metrics["validation"][i][at]
         assert history.metrics["stopped"][i].tolist() == stopped
+        assert core.has_stopped(variables)[i] == stopped[-1]
         np.testing.assert_allclose(
             core.best_variables(variables)["params"]["w"][i], 0.1 * at, rtol=1e-5
         )

@@ -173,6 +173,11 @@ def best_loss(variables: Variables) -> jax.Array:
     return _best(variables)["loss"]
 
 
+def has_stopped(variables: Variables) -> jax.Array:
+    """Whether the rule has stopped, bool; from then on the best variables stay as they are."""
+    return _best(variables)["stopped"]
+
+
 def _best(variables: Variables) -> dict[str, Any]:
     if BEST not in variables:
         raise ValueError(
