@@ -11,6 +11,15 @@ from trove_jax.layers.capture import (
     post_activation,
 )
 from trove_jax.layers.convolution import Conv, ConvTranspose
+from trove_jax.layers.graph_convolution import (
+    APPNPConv,
+    GCNConv,
+    GINConv,
+    MLPConv,
+    SAGEConv,
+    SGConv,
+)
+from trove_jax.layers.graph_convolution_anisotropic import GATConv, GatedGCNConv
 from trove_jax.layers.hop_readout import AdaptiveHopReadout
 from trove_jax.layers.hyperbolic import (
     PoincareConv,
@@ -41,20 +50,28 @@ from trove_jax.layers.pooling import avg_pool, max_pool
 from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
 __all__ = [
+    "APPNPConv",
     "AdaptiveHopReadout",
     "AuxNet",
     "BatchNorm",
     "Conv",
     "ConvTranspose",
     "DglAux",
+    "GATConv",
+    "GCNConv",
+    "GINConv",
+    "GatedGCNConv",
     "InfoProAux",
     "Layer",
     "LearnedCurvature",
+    "MLPConv",
     "PoincareBatchNorm",
     "PoincareConv",
     "PoincareDense",
     "PoincareMLR",
     "PredSimAux",
+    "SAGEConv",
+    "SGConv",
     "SparseDense",
     "SparseDropout",
     "SparseInput",

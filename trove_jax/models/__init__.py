@@ -1,5 +1,6 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
+from trove_jax.models.graph import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
 from trove_jax.models.local_chain import LocalChain, local_chain
 from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
@@ -30,6 +31,8 @@ from trove_jax.models.vision import (
 )
 
 __all__ = [
+    "CONVOLUTIONS",
+    "GNN",
     "MLP",
     "BottleneckUnit",
     "CifarResNet",
@@ -49,9 +52,12 @@ __all__ = [
     "StemUnit",
     "Transformer",
     "TransformerBlock",
+    "appnp",
     "cifar_resnet",
     "cifar_vgg",
     "euclidean_twin",
+    "gat",
+    "gcn",
     "lenet_300_100",
     "local_chain",
     "mlp_units",
@@ -62,5 +68,6 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet_units",
+    "sgc",
     "vgg_units",
 ]

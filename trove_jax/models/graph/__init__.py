@@ -1,0 +1,6 @@
+"""Networks on graphs."""
+
+from trove_jax.models.graph.dagnn import DAGNN
+from trove_jax.models.graph.gnn import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
+
+__all__ = ["CONVOLUTIONS", "DAGNN", "GNN", "appnp", "gat", "gcn", "sgc"]
