@@ -1,6 +1,6 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
-from trove_jax.models.graph import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
+from trove_jax.models.graph import GNN, appnp, gat, gcn, sgc
 from trove_jax.models.local_chain import LocalChain, local_chain
 from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
@@ -31,7 +31,6 @@ from trove_jax.models.vision import (
 )
 
 __all__ = [
-    "CONVOLUTIONS",
     "GNN",
     "MLP",
     "BottleneckUnit",

@@ -73,7 +73,7 @@ def test_norms_see_the_nodes_that_count(norm):
     assert ("batch_stats" in state) == (norm == "batch")
 
 
-@pytest.mark.parametrize("name", sorted(models.CONVOLUTIONS))
+@pytest.mark.parametrize("name", sorted(models.graph.CONVOLUTIONS))
 def test_every_convolution_has_a_name_and_learns_from_every_parameter(name):
     model = models.GNN(name, hidden=4, classes=K)
     variables = _variables(model)

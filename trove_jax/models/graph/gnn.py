@@ -38,7 +38,7 @@ class GNN(nn.Module):
     embedding: `logits, h = model.apply(variables, topology, x, method=models.GNN.both)`.
 
     Attributes:
-      conv: a name of `models.CONVOLUTIONS` or a function `features -> module`, applied as
+      conv: a name of `models.graph.CONVOLUTIONS` or a function `features -> module`, applied as
         `module(topology, x, train=train)`.
       hidden: width of the hidden layers.
       classes: width of the output, k.
