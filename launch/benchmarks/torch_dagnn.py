@@ -61,14 +61,9 @@ class TorchEpochs:
 
     def __init__(self, topology, features, labels, train, sizes, form: str):
         torch.manual_seed(0)
-        to_tensor = lambda array: torch.from_numpy(array)  # noqa: E731
-        self._x, self._labels = to_tensor(features), to_tensor(labels).long()
-        self._train = to_tensor(train).long()
-        senders, receivers = (
-            to_tensor(topology.senders).long(),
-            to_tensor(topology.receivers).long(),
-        )
-        weight, n = to_tensor(topology.weight), topology.n_node
+        self._x = torch.from_numpy(features)
+        self._labels, self._train = _long(labels), _long(train)
+        senders, weight = _long(topology.senders), torch.from_numpy(topology.weight)
         if form == "edges":
             self._graph = (torch.stack([senders, _long(topology.receivers)]), weight)
         else:

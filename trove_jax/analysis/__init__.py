@@ -9,6 +9,7 @@ from trove_jax.analysis.cka_layers import (
     cka_result,
     cka_update,
 )
+from trove_jax.analysis.depth_probe import SmoothingCurve, layer_gradient_norms, smoothing_curve
 from trove_jax.analysis.ood import (
     OODReport,
     aupr,
@@ -43,6 +44,7 @@ __all__ = [
     "CKASums",
     "LinearBarrier",
     "OODReport",
+    "SmoothingCurve",
     "Smoothness",
     "Stability",
     "alignment",
@@ -58,6 +60,7 @@ __all__ = [
     "fpr_at_tpr",
     "gram",
     "is_degenerate",
+    "layer_gradient_norms",
     "linear_barrier",
     "linear_cka",
     "linear_probe_accuracy",
@@ -70,6 +73,7 @@ __all__ = [
     "rbf_cka",
     "robust_accuracy",
     "rsa",
+    "smoothing_curve",
     "smoothness",
     "stability_to_order",
     "stability_to_pruning",

@@ -1,6 +1,7 @@
 """Graphs without parameters: topology, propagation, sampling and structural features."""
 
 from trove_jax.graphs import topology
+from trove_jax.graphs.hop_weights import hop_scores, mix_hops, node_smoothing_level
 from trove_jax.graphs.propagation import (
     edge_softmax,
     gather_receivers,
@@ -18,7 +19,10 @@ __all__ = [
     "edge_softmax",
     "gather_receivers",
     "gather_senders",
+    "hop_scores",
     "hop_stack",
+    "mix_hops",
+    "node_smoothing_level",
     "propagate",
     "segment_reduce",
     "stationary_features",

@@ -20,7 +20,7 @@ from trove_jax.layers.graph_convolution import (
     SGConv,
 )
 from trove_jax.layers.graph_convolution_anisotropic import GATConv, GatedGCNConv
-from trove_jax.layers.hop_readout import AdaptiveHopReadout
+from trove_jax.layers.hop_readout import AdaptiveHopReadout, HopMix
 from trove_jax.layers.hyperbolic import (
     PoincareConv,
     PoincareDense,
@@ -47,6 +47,7 @@ from trove_jax.layers.local import (
 )
 from trove_jax.layers.normalization import BatchNorm
 from trove_jax.layers.pooling import avg_pool, max_pool
+from trove_jax.layers.residual_mlp import ResidualMLP
 from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "GatedGCNConv",
+    "HopMix",
     "InfoProAux",
     "Layer",
     "LearnedCurvature",
@@ -70,6 +72,7 @@ __all__ = [
     "PoincareDense",
     "PoincareMLR",
     "PredSimAux",
+    "ResidualMLP",
     "SAGEConv",
     "SGConv",
     "SparseDense",

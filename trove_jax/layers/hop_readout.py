@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from trove_jax.graphs.hop_weights import Weighting, node_smoothing_level
+
 
 class AdaptiveHopReadout(nn.Module):
     """Every node decides how much of each hop it keeps.
@@ -60,3 +62,53 @@ def check_stack(stack: jax.Array) -> None:
         raise ValueError(
             f"stack has shape {stack.shape}; [k + 1, n, f] is wanted, as graphs.hop_stack makes it"
         )
+
+
+class HopMix(nn.Module):
+    """Mixes hops with weights that need no parameters: the readout's place, without learning.
+
+    w_i^k = softmax over k of NSL_i(k),   y_i = sum_k w_i^k H_ik
+
+    (`graphs.node_smoothing_level`), or the mean over hops. For wide features, whose stack is large,
+    `graphs.mix_hops` gives the same in two passes.
+
+    Attributes:
+      weighting: `"smoothing"` or `"uniform"`.
+
+    Example:
+      >>> stack = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
+      >>> print(HopMix("uniform").apply({}, stack).ravel())
+      [2. 3.]
+
+    Reference: Zhang et al., Evaluating Deep Graph Neural Networks, arXiv 2108.00955, 2021
+    (equations 9 and 10).
+    """
+
+    weighting: Weighting = "smoothing"
+
+    @nn.compact
+    def __call__(self, stack: jax.Array, x_inf: jax.Array | None = None) -> jax.Array:
+        """Applies the mix.
+
+        Args:
+          stack: what nodes hold after each hop, `[k + 1, n, f]`.
+          x_inf: what they hold after infinitely many, `[n, f]`; for `"smoothing"`.
+
+        Returns:
+          `[n, f]`.
+
+        Raises:
+          ValueError: `stack` does not have three axes; an unknown weighting; no `x_inf` for
+            `"smoothing"`.
+        """
+        check_stack(stack)
+        if self.weighting == "uniform":
+            return stack.mean(axis=0)
+        if self.weighting != "smoothing":
+            raise ValueError(
+                f'weighting={self.weighting!r} is unknown; use "smoothing" or "uniform"'
+            )
+        if x_inf is None:
+            raise ValueError('x_inf is wanted for "smoothing": graphs.stationary_features')
+        weights = nn.softmax(node_smoothing_level(stack, stack[0], x_inf), axis=0)
+        return jnp.einsum("kn,knf->nf", weights, stack)

@@ -1,6 +1,6 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
-from trove_jax.models.graph import GNN, appnp, gat, gcn, sgc
+from trove_jax.models.graph import DAGNN, DGMLP, GNN, DepthGrid, appnp, gat, gcn, sgc
 from trove_jax.models.local_chain import LocalChain, local_chain
 from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
@@ -31,6 +31,8 @@ from trove_jax.models.vision import (
 )
 
 __all__ = [
+    "DAGNN",
+    "DGMLP",
     "GNN",
     "MLP",
     "BottleneckUnit",
@@ -40,6 +42,7 @@ __all__ = [
     "ConvUnit",
     "DeepMLP",
     "DenseUnit",
+    "DepthGrid",
     "EuclideanTwin",
     "LocalChain",
     "PoincareResNet",

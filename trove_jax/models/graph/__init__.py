@@ -1,6 +1,17 @@
 """Networks on graphs."""
 
 from trove_jax.models.graph.dagnn import DAGNN
+from trove_jax.models.graph.depth_grid import DGMLP, DepthGrid
 from trove_jax.models.graph.gnn import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
 
-__all__ = ["CONVOLUTIONS", "DAGNN", "GNN", "appnp", "gat", "gcn", "sgc"]
+__all__ = [
+    "CONVOLUTIONS",
+    "DAGNN",
+    "DGMLP",
+    "GNN",
+    "DepthGrid",
+    "appnp",
+    "gat",
+    "gcn",
+    "sgc",
+]
