@@ -75,8 +75,15 @@ def _row(data_set: source.DataSet, data_dir: str | None) -> tuple[str, ...]:
             origin = "your own folder" if data_set.is_folder else "your own file"
     sizes = ["", ""]
     if not data_set.is_folder:
-        sizes = [f"{data_set.shapes[key][0]:,}" for key in ("y_train", "y_test")]
+        sizes = [_size(data_set, part) for part in ("train", "test")]
     return data_set.name, here, origin, *sizes, data_set.licence, data_set.title
+
+
+def _size(data_set: source.DataSet, part: str) -> str:
+    for key in (f"y_{part}", f"{part}_idx"):
+        if key in data_set.shapes:
+            return f"{data_set.shapes[key][0]:,}"
+    return ""
 
 
 def _print_list(data_dir: str | None) -> None:

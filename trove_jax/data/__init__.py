@@ -7,6 +7,14 @@ from trove_jax.data.augmentation import (
     random_resized_crop,
 )
 from trove_jax.data.catalogue import DATA_SETS, describe
+from trove_jax.data.graphs import (
+    GraphCollection,
+    GraphData,
+    SparseFeatures,
+    load_graph,
+    load_graphs,
+    load_link_graph,
+)
 from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
 from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
@@ -19,6 +27,8 @@ from trove_jax.data.splits import holdout, stratified_split
 __all__ = [
     "DATA_SETS",
     "DataSet",
+    "GraphCollection",
+    "GraphData",
     "ImageData",
     "ImageFolder",
     "ImageInputs",
@@ -26,6 +36,7 @@ __all__ = [
     "OtherImages",
     "Prepared",
     "SequenceData",
+    "SparseFeatures",
     "cache_dir",
     "center_crop",
     "contents_sha256",
@@ -36,8 +47,11 @@ __all__ = [
     "holdout",
     "image_statistics",
     "input_shape",
+    "load_graph",
+    "load_graphs",
     "load_images",
     "load_inputs",
+    "load_link_graph",
     "load_other_images",
     "match_images",
     "parity",

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from trove_jax.data import formats
+from trove_jax.data.graph_sets import GRAPH_SETS
 from trove_jax.data.source import Arrays, BundledFile, DataSet, RemoteFile
 from trove_jax.data.splits import stratified_split
 
@@ -285,5 +286,6 @@ DATA_SETS: dict[str, DataSet] = {
             ),
             test_folder="images",
         ),
+        *GRAPH_SETS,
     )
 }

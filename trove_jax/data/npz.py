@@ -27,12 +27,15 @@ _DAMAGE = (
 )
 
 
-def check_npz(path: str | os.PathLike, *, shapes: Shapes) -> None:
-    """Checks names, dtype and shapes from the headers alone, in milliseconds.
+def check_npz(
+    path: str | os.PathLike, *, shapes: Shapes, dtypes: Mapping[str, str] | None = None
+) -> None:
+    """Checks names, dtypes and shapes from the headers alone, in milliseconds.
 
     Args:
       path: the .npz file.
-      shapes: the members wanted, all uint8, and their shapes. Other members are allowed.
+      shapes: the members wanted, and their shapes. Other members are allowed.
+      dtypes: of the members that are not uint8.
 
     Raises:
       DataUnavailable: the file is missing, not an .npz, cut, or holds other arrays.
@@ -49,30 +52,34 @@ def check_npz(path: str | os.PathLike, *, shapes: Shapes) -> None:
                     found_shape, found_dtype = _read_header(member)
                 if found_dtype.hasobject:
                     raise _unusable(path, f"{name!r} holds Python objects, which are never loaded")
-                if found_dtype != np.uint8 or found_shape != tuple(shape):
+                dtype = (dtypes or {}).get(name, "uint8")
+                if found_dtype != np.dtype(dtype) or found_shape != tuple(shape):
                     raise _unusable(
                         path,
                         f"{name!r} is {found_dtype} {list(found_shape)}, "
-                        f"expected uint8 {list(shape)}",
+                        f"expected {dtype} {list(shape)}",
                     )
     except _DAMAGE as error:
         raise _unusable(path, f"it is damaged ({_one_line(error)})") from error
 
 
-def read_npz(path: str | os.PathLike, *, shapes: Shapes) -> dict[str, np.ndarray]:
-    """Reads the named uint8 arrays whole, and with them the checksum of each member.
+def read_npz(
+    path: str | os.PathLike, *, shapes: Shapes, dtypes: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Reads the named arrays whole, and with them the checksum of each member.
 
     Args:
       path: the .npz file.
       shapes: the members wanted and their shapes.
+      dtypes: of the members that are not uint8.
 
     Returns:
-      The arrays by name, uint8.
+      The arrays by name.
 
     Raises:
       DataUnavailable: as `check_npz`, and for contents that fail their checksum.
     """
-    check_npz(path, shapes=shapes)
+    check_npz(path, shapes=shapes, dtypes=dtypes)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in shapes}

@@ -126,7 +126,9 @@ def _store(data_set: DataSet, arrays: Arrays, target: pathlib.Path, *, action: s
     digest = contents_sha256(arrays)
     if target.exists():
         try:
-            present = contents_sha256(read_npz(target, shapes=data_set.shapes))
+            present = contents_sha256(
+                read_npz(target, shapes=data_set.shapes, dtypes=data_set.dtypes)
+            )
         except DataUnavailable:
             set_aside(target, suffix=".damaged")
         else:
@@ -136,13 +138,14 @@ def _store(data_set: DataSet, arrays: Arrays, target: pathlib.Path, *, action: s
                 f"{target} is there with other contents (SHA-256 {present}, these have {digest}); "
                 "remove it, or choose another --data_dir"
             )
-    write_npz(target, {**arrays, "class_names": np.array(data_set.class_names)})
+    names = {"class_names": np.array(data_set.class_names)} if data_set.class_names else {}
+    write_npz(target, {**arrays, **names})
     return Prepared(target, digest, action)
 
 
 def _convert_own(data_set: DataSet, origin: pathlib.Path) -> Arrays:
     if origin.suffix == ".npz":
-        arrays = read_npz(origin, shapes=data_set.shapes)
+        arrays = read_npz(origin, shapes=data_set.shapes, dtypes=data_set.dtypes)
         check_arrays(data_set, arrays, origin=str(origin))
         return arrays
     if data_set.convert is None:

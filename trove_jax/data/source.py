@@ -58,7 +58,8 @@ class DataSet:
       licence: as its origin states it.
       citation: the paper to cite.
       class_names: one for each class, in the order of the labels.
-      shapes: the uint8 arrays of the set by name, and their shapes; empty for a folder of files.
+      shapes: the arrays of the set by name, and their shapes; empty for a folder of files.
+      dtypes: of the arrays that are not uint8.
       class_counts: how many training examples each class has; tells sets of one shape apart.
       bundled: the package that carries it, if one does.
       downloads: what `prepare` fetches.
@@ -75,6 +76,7 @@ class DataSet:
     citation: str
     class_names: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     class_counts: tuple[int, ...] = ()
     bundled: BundledFile | None = None
     downloads: tuple[RemoteFile, ...] = ()
@@ -153,7 +155,7 @@ def load_arrays(
     """Finds a set and reads its arrays, checked against what the catalogue says of them.
 
     Returns:
-      The uint8 arrays by name, and where they were found.
+      The arrays by name, and where they were found.
 
     Raises:
       DataUnavailable: the set is not here, or damaged; the message says what to do.
@@ -179,7 +181,7 @@ def read_location(data_set: DataSet, location: Location) -> Arrays:
                 f"cannot read {location.path} ({error}); reinstall {location.description}"
             ) from error
     else:
-        arrays = read_npz(location.path, shapes=data_set.shapes)
+        arrays = read_npz(location.path, shapes=data_set.shapes, dtypes=data_set.dtypes)
     check_arrays(data_set, arrays, origin=str(location.path))
     return arrays
 
@@ -191,13 +193,14 @@ def check_arrays(data_set: DataSet, arrays: Arrays, *, origin: str) -> None:
       DataUnavailable: they differ; names `origin` and the array.
     """
     for name, shape in data_set.shapes.items():
-        array = arrays[name]
-        if array.dtype != np.uint8 or array.shape != tuple(shape):
+        array, dtype = arrays[name], data_set.dtypes.get(name, "uint8")
+        if array.dtype != np.dtype(dtype) or array.shape != tuple(shape):
             raise DataUnavailable(
                 f"{origin} is not {data_set.name}: {name} is {array.dtype} {list(array.shape)}, "
-                f"expected uint8 {list(shape)}"
+                f"expected {dtype} {list(shape)}"
             )
-        if name.startswith("y_") and int(array.max()) >= len(data_set.class_names):
+        has_classes = name.startswith("y_") or (name == "y" and data_set.class_names)
+        if has_classes and int(array.max()) >= len(data_set.class_names):
             raise DataUnavailable(
                 f"{origin} is not {data_set.name}: {name} holds the label {array.max()}, "
                 f"expected 0 to {len(data_set.class_names) - 1}"
