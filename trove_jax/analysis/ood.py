@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trove_jax.core.ranking import auc
+
 
 class OODReport(NamedTuple):
     """Measures of one score, floating scalars in [0, 1].
@@ -52,12 +54,7 @@ def auroc(in_scores: jax.Array, out_scores: jax.Array) -> jax.Array:
     Examples in Neural Networks, ICLR 2017 (section 2).
     """
     _check(in_scores, out_scores)
-    out = jnp.sort(out_scores)
-    below = jnp.searchsorted(out, in_scores, side="left")
-    up_to = jnp.searchsorted(out, in_scores, side="right")
-    dtype = _wide(in_scores)
-    wins = 0.5 * (below.astype(dtype) + up_to.astype(dtype)) / out.shape[0]
-    return _unless_nan(wins.mean(), in_scores, out_scores)
+    return auc(in_scores, out_scores)
 
 
 def aupr(in_scores: jax.Array, out_scores: jax.Array) -> jax.Array:

@@ -31,6 +31,13 @@ from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
 from trove_jax.core.plan import StagePlan, describe_plan, plan_stage
 from trove_jax.core.progress import Progress, ShowProgress
 from trove_jax.core.pytrees import array_digest, leaf_names
+from trove_jax.core.ranking import (
+    NodeRanking,
+    auc,
+    hits_at_k,
+    mean_reciprocal_rank,
+    node_ranking,
+)
 from trove_jax.core.run_directory import RunDirectory
 from trove_jax.core.steps import TrainState, compilations, init_state, init_states, train_step
 from trove_jax.core.stopping import catch_signals
@@ -51,6 +58,7 @@ __all__ = [
     "LogMetrics",
     "MetricWriter",
     "Moment",
+    "NodeRanking",
     "NonFiniteLoss",
     "Progress",
     "PyTree",
@@ -67,6 +75,7 @@ __all__ = [
     "UsageError",
     "Variables",
     "array_digest",
+    "auc",
     "best_loss",
     "best_step",
     "best_variables",
@@ -77,13 +86,16 @@ __all__ = [
     "evaluate",
     "evaluate_seeds",
     "has_stopped",
+    "hits_at_k",
     "init_key",
     "init_state",
     "init_states",
     "keep_best",
     "leaf_names",
     "make_mesh",
+    "mean_reciprocal_rank",
     "never",
+    "node_ranking",
     "patience",
     "plan_stage",
     "read_metrics",

@@ -18,6 +18,7 @@ from trove_jax.data.graphs import (
 from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
 from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
+from trove_jax.data.link_split import LinkSplit, split_links
 from trove_jax.data.other_images import OtherImages, load_other_images, match_images
 from trove_jax.data.preparation import Prepared, prepare
 from trove_jax.data.sequence_tasks import SequenceData, copy_paste, parity
@@ -32,6 +33,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageInputs",
+    "LinkSplit",
     "Location",
     "OtherImages",
     "Prepared",
@@ -59,6 +61,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "random_resized_crop",
+    "split_links",
     "standard_augmentation",
     "standardize",
     "stratified_split",

@@ -31,8 +31,7 @@ class _Rows(NamedTuple):
 def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
     """Puts the eight files of a citation graph together.
 
-    Test nodes that the files name but hold nothing of (CiteSeer has 15, all without links) get no
-    features and the label -1. Links are made undirected, each is kept once, self-loops are left
+    Nodes that only `graph` names (CiteSeer has 15) get no features and the label -1. Links are made undirected, each is kept once, self-loops are left
     out. Validation nodes are the 500 that follow the labelled ones.
 
     Args:
@@ -54,7 +53,7 @@ def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
     known, tested = _rows(read("allx"), name, "allx"), _rows(read("tx"), name, "tx")
     known_labels = _labels(read("ally"), name, "ally")
     tested_labels = _labels(read("ty"), name, "ty")
-    n_train = len(_labels(read("y"), name, "y"))
+    labelled, n_train = _rows(read("x"), name, "x"), len(_labels(read("y"), name, "y"))
     graph = read("graph")
     try:
         places = np.array(files[f"ind.{name}.test.index"].split(), np.int64)
@@ -62,7 +61,8 @@ def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
         raise DataUnavailable(f"ind.{name}.test.index holds more than numbers") from error
     first = len(known.starts) - 1
     if (
-        len(known_labels) != first
+        len(labelled.starts) - 1 != n_train
+        or len(known_labels) != first
         or len(tested.starts) - 1 != len(places)
         or len(tested_labels) != len(places)
         or len(np.unique(places)) != len(places)
@@ -117,7 +117,7 @@ def _read(files: Mapping[str, bytes], name: str, part: str) -> Any:
 
 
 def _rows(found: Any, name: str, part: str) -> _Rows:
-    state = found.state if isinstance(found, _Matrix) else {}
+    state = getattr(found, "state", {}) if isinstance(found, _Matrix) else {}
     starts, columns, values = (
         array.value if isinstance(array := state.get(key), _Array) else None
         for key in ("indptr", "indices", "data")
