@@ -149,6 +149,7 @@ def node_task(
     select: Select = "loss",
     rule: Any = None,
     keep_best: bool = True,
+    by_rows: bool = False,
 ) -> core.Task:
     """Classification of the nodes of one graph, with the best variables kept.
 
@@ -162,23 +163,30 @@ def node_task(
       select: what the best validation value is of.
       rule: a `core.StoppingRule`; default `core.never()`.
       keep_best: whether validation nodes are looked at and the best variables kept.
+      by_rows: whether nodes do not see each other, so that only the rows of a part are computed.
     """
     if select not in ("loss", "accuracy"):
         raise core.UsageError(f'select={select!r} is unknown; use "loss" or "accuracy"')
 
-    def apply(variables, shared, *, key=None):
+    def apply(variables, shared, *, key=None, nodes=None):
         train = key is not None
         mutable = [name for name in variables if name != "params"] if train else False
-        rngs = {"dropout": key} if train else None
+        features = shared["features"] if nodes is None else shared["features"][nodes]
         out = module.apply(
             variables,
             shared["topology"],
-            shared["features"],
+            features,
             train=train,
             mutable=mutable,
-            rngs=rngs,
+            rngs={"dropout": key} if train else None,
         )
         return out if train else (out, {})
+
+    def measure(variables, shared, part, key=None):
+        """Loss, accuracy and updates of a part; of its rows alone if they do not see each other."""
+        nodes = shared[part]
+        logits, updates = apply(variables, shared, key=key, nodes=nodes if by_rows else None)
+        return *_measure(logits if by_rows else logits[nodes], shared, part), updates
 
     def init(key):
         # Shapes of variables depend on the number of features, not on the graph.
@@ -187,20 +195,22 @@ def node_task(
 
     def loss(variables, batch, key, step):
         del step
-        logits, updates = apply(variables, batch.shared, key=key)
-        value, accuracy = _measure(logits, batch.shared, "train")
+        value, accuracy, updates = measure(variables, batch.shared, "train", key)
         return value, core.Aux({"accuracy": accuracy}, dict(updates))
 
     def validate(variables, batch):
-        logits, _ = apply(variables, batch.shared)
-        value, accuracy = _measure(logits, batch.shared, "validation")
+        value, accuracy, _ = measure(variables, batch.shared, "validation")
         return value if select == "loss" else -accuracy
 
     def metrics(variables, data):
-        logits, _ = apply(variables, data.shared)
-        found = {}
+        found, shared = {}, data.shared
+        everywhere = None if by_rows else apply(variables, shared)[0]
         for part in PARTS:
-            found[f"loss_{part}"], found[f"accuracy_{part}"] = _measure(logits, data.shared, part)
+            if everywhere is None:
+                value, accuracy, _ = measure(variables, shared, part)
+            else:
+                value, accuracy = _measure(everywhere[shared[part]], shared, part)
+            found[f"loss_{part}"], found[f"accuracy_{part}"] = value, accuracy
         return found
 
     task = core.Task(init, loss, metrics)
@@ -208,17 +218,17 @@ def node_task(
 
 
 def _measure(logits, shared, part):
-    nodes = shared[part]
-    labels = shared["labels"][nodes]
-    losses = trove_jax.losses
-    return losses.cross_entropy(logits[nodes], labels), losses.accuracy(logits[nodes], labels)
+    labels, losses = shared["labels"][shared[part]], trove_jax.losses
+    return losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
 
 
 @functools.lru_cache(maxsize=64)
-def cached_task(module: Any, width: int, select: Select, steps: int, window: int) -> core.Task:
+def cached_task(
+    module: Any, width: int, select: Select, steps: int, window: int, by_rows: bool = False
+) -> core.Task:
     """`node_task` with the windowed rule from half of the steps on; equal arguments, one task."""
     rule = core.windowed(window, start=steps // 2) if window else None
-    return node_task(module, width, select=select, rule=rule)
+    return node_task(module, width, select=select, rule=rule, by_rows=by_rows)
 
 
 @functools.lru_cache(maxsize=64)
@@ -250,6 +260,7 @@ class Arm(NamedTuple):
       decayed: the layer whose parameters decay; None for all.
       window: of the stopping rule (see `core.windowed`); 0 trains to the end.
       select: what the best validation value is of.
+      by_rows: whether nodes do not see each other (see `node_task`).
     """
 
     module: Any
@@ -259,10 +270,11 @@ class Arm(NamedTuple):
     decayed: str | None = None
     window: int = 0
     select: Select = "loss"
+    by_rows: bool = False
 
     def task(self, width: int) -> core.Task:
         """The task of the arm on features of that width."""
-        return cached_task(self.module, width, self.select, self.steps, self.window)
+        return cached_task(self.module, width, self.select, self.steps, self.window, self.by_rows)
 
     @property
     def tx(self) -> optax.GradientTransformation:

@@ -282,7 +282,9 @@ def _arm(config, name, kind) -> planetoid.Arm:
         settings = dict(_DGMLP[name])
         settings.pop("hops")
         module = models.DGMLP(classes=classes, dropout=settings.pop("dropout"))
-        return planetoid.Arm(module, **settings, steps=config.steps, select="accuracy")
+        return planetoid.Arm(
+            module, **settings, steps=config.steps, select="accuracy", by_rows=True
+        )
     schedule = {"steps": config.steps_others, "window": 100 if config.steps_others > 200 else 0}
     if kind == "dagnn":
         settings = _DAGNN[name]
