@@ -2,6 +2,13 @@
 
 from trove_jax.losses.classification import accuracy, classification, cross_entropy
 from trove_jax.losses.distillation import distillation_loss, distilled
+from trove_jax.losses.graph_ssl import (
+    PretextTargets,
+    label_context,
+    pretext_head,
+    pretext_loss,
+    pretext_targets,
+)
 from trove_jax.losses.guidance import (
     Resemblance,
     gradient_norms,
@@ -27,6 +34,7 @@ from trove_jax.losses.local import (
     similarity_matching,
     without_auxiliaries,
 )
+from trove_jax.losses.prototypes import Prototypes, corrected_labels, find_prototypes
 from trove_jax.losses.sequence import (
     bits_per_token,
     sequence_accuracy,
@@ -39,22 +47,30 @@ from trove_jax.losses.sequence import (
 __all__ = [
     "Guide",
     "LocalLosses",
+    "PretextTargets",
+    "Prototypes",
     "Resemblance",
     "accuracy",
     "bits_per_token",
     "classification",
+    "corrected_labels",
     "cross_entropy",
     "distillation_loss",
     "distilled",
+    "find_prototypes",
     "gradient_norms",
     "guidance_loss",
     "guided",
+    "label_context",
     "layer_map",
     "local_learning",
     "local_losses",
     "local_value_and_grad",
     "module_guide",
     "noise_fed",
+    "pretext_head",
+    "pretext_loss",
+    "pretext_targets",
     "reconstruction_loss",
     "sequence_accuracy",
     "sequence_classification",

@@ -1,6 +1,16 @@
 """Whole networks, made of layers: Flax modules and the functions that build published ones."""
 
-from trove_jax.models.graph import DAGNN, DGMLP, GNN, DepthGrid, appnp, gat, gcn, sgc
+from trove_jax.models.graph import (
+    DAGNN,
+    DGMLP,
+    GNN,
+    DepthGrid,
+    appnp,
+    gat,
+    gcn,
+    iterative_classification,
+    sgc,
+)
 from trove_jax.models.local_chain import LocalChain, local_chain
 from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
@@ -60,6 +70,7 @@ __all__ = [
     "euclidean_twin",
     "gat",
     "gcn",
+    "iterative_classification",
     "lenet_300_100",
     "local_chain",
     "mlp_units",

@@ -3,6 +3,7 @@
 from trove_jax.models.graph.dagnn import DAGNN
 from trove_jax.models.graph.depth_grid import DGMLP, DepthGrid
 from trove_jax.models.graph.gnn import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
+from trove_jax.models.graph.iterative_classification import iterative_classification
 
 __all__ = [
     "CONVOLUTIONS",
@@ -13,5 +14,6 @@ __all__ = [
     "appnp",
     "gat",
     "gcn",
+    "iterative_classification",
     "sgc",
 ]
