@@ -1,10 +1,8 @@
 """The parts of the Poincare ResNet experiment that train nothing: norms, means, memory and time."""
 
-import contextlib
 import functools
 import statistics
 import time
-import unittest.mock
 from typing import Any
 
 import jax
@@ -174,10 +172,11 @@ def cost(settings: Any, seeds: int) -> Evidence:
     memory: dict[str, list[float]] = {"own_gradient": [], "autodiff": []}
     seconds: dict[str, list[list[float]]] = {"own_gradient": [], "autodiff": []}
     for depth in settings.depths:
-        module = trove_jax.models.poincare_resnet(depth, widths=settings.widths)
-        steps = {"own_gradient": _Gradient(module, settings)}
-        with _plain_autodiff():
-            steps["autodiff"] = _Gradient(module, settings)
+        network = functools.partial(trove_jax.models.poincare_resnet, depth, widths=settings.widths)
+        steps = {
+            "own_gradient": _Gradient(network(), settings),
+            "autodiff": _Gradient(network(implementation="autodiff"), settings),
+        }
         for name, step in steps.items():
             memory[name].append(step.temporary_mib())
         times = [_medians(steps, repeats=settings.repeats) for _ in range(seeds)]
@@ -225,20 +224,6 @@ def _frechet_steps(settings, seeds):
     }
     times = [_medians(steps, repeats=settings.repeats) for _ in range(seeds)]
     return {name: {"step_seconds": [found[name] for found in times]} for name in steps}
-
-
-@contextlib.contextmanager
-def _plain_autodiff():
-    """Takes the gradient rule of `kernels.fused_rows` away from what is traced inside."""
-    from trove_jax.kernels import poincare
-
-    def plain(*arguments, implementation=None):
-        del implementation
-        return fused_rows(*arguments, implementation="autodiff")
-
-    fused_rows = poincare.fused_rows
-    with unittest.mock.patch.object(poincare, "fused_rows", plain):
-        yield
 
 
 class _Gradient:

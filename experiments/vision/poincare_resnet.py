@@ -168,7 +168,7 @@ CLAIMS = (
             part,
             id=f"C4-{part}",
             statement="The Poincare network loses less than 2 points of accuracy against its "
-            f"Euclidean twin on the {part}er set.",
+            f"Euclidean twin on the {'easier' if part == 'easy' else 'harder'} set.",
             treatment=f"{part}_poincare",
             baseline=f"{part}_euclidean",
             margin=-2.0,

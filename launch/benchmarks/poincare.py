@@ -6,9 +6,7 @@ Memory is what the compiler reserves beside arguments and results
 of `kernels.fused_rows`, which keeps nothing but its inputs.
 """
 
-import contextlib
 import functools
-import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +18,6 @@ import optax
 
 from launch.benchmarks.timing import Row, needs_extra, time_in_turn
 from trove_jax import core, layers, losses, models
-from trove_jax.kernels import poincare
 
 _CURVATURE = 0.1
 _CLASSES = 10
@@ -39,10 +36,9 @@ def measure(quick: bool = False) -> list[Row]:
 
 def _convolution(shape: tuple[int, ...], repeats: int) -> list[Row]:
     x, cotangent = _draw(shape, 0), _draw(shape, 1)
-    conv = layers.PoincareConv(shape[-1], (3, 3), curvature=_CURVATURE)
-    ours = _Layer(conv, x, cotangent)
-    with _plain_autodiff():
-        plain = _Layer(conv, x, cotangent)
+    conv = functools.partial(layers.PoincareConv, shape[-1], (3, 3), curvature=_CURVATURE)
+    ours = _Layer(conv(), x, cotangent)
+    plain = _Layer(conv(implementation="autodiff"), x, cotangent)
     euclidean = _Layer(nn.Conv(shape[-1], (3, 3)), x, cotangent)
     candidates: dict[str, Callable[[], object]] = {
         "ours": ours,
@@ -121,10 +117,8 @@ def _normalisation(shape: tuple[int, ...], repeats: int) -> list[Row]:
 
 
 def _networks(depth: int, batch: int, steps: int) -> list[Row]:
-    network = models.poincare_resnet(depth)
-    ours = _Steps(network, batch)
-    with _plain_autodiff():
-        plain = _Steps(network, batch)
+    ours = _Steps(models.poincare_resnet(depth), batch)
+    plain = _Steps(models.poincare_resnet(depth, implementation="autodiff"), batch)
     twin = _Steps(models.euclidean_twin(depth), batch)
     found = time_in_turn({"ours": ours, "twin": twin, "autodiff": plain}, repeats=steps, warm_up=1)
     return [
@@ -188,19 +182,6 @@ def _milliseconds(found, first: str, second: str) -> str:
 
 def _mebibytes(first: int, second: int) -> str:
     return f"{first / 2**20:.1f} and {second / 2**20:.1f} MiB"
-
-
-@contextlib.contextmanager
-def _plain_autodiff():
-    """Takes the gradient rule of `fused_rows` away from what is traced inside."""
-
-    def plain(*arguments, implementation=None):
-        del implementation
-        return fused_rows(*arguments, implementation="autodiff")
-
-    fused_rows = poincare.fused_rows
-    with unittest.mock.patch.object(poincare, "fused_rows", plain):
-        yield
 
 
 def _draw(shape: tuple[int, ...], seed: int) -> jax.Array:

@@ -22,7 +22,7 @@ from jax import lax
 
 from trove_jax import kernels
 from trove_jax.kernels import poincare as rows
-from trove_jax.kernels.rows import compute_dtype
+from trove_jax.kernels.rows import Implementation, compute_dtype
 from trove_jax.layers.hyperbolic_curvature import (
     Curvature,
     check_tangents,
@@ -47,6 +47,7 @@ class PoincareDense(nn.Module):
       learn_curvature: whether the layer trains a curvature of its own that starts at `curvature`.
       kernel_init: law of the kernel z `[d, m]` at the start.
       use_bias: whether the hyperplanes have offsets r, which start at 0.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Example:
       >>> y, variables = PoincareDense(3).init_with_output(jax.random.key(0), jnp.ones((2, 3)))
@@ -59,6 +60,7 @@ class PoincareDense(nn.Module):
     learn_curvature: bool = False
     kernel_init: Initializer = half_identity()
     use_bias: bool = True
+    implementation: Implementation = None
 
     @nn.compact
     def __call__(self, v: jax.Array) -> jax.Array:
@@ -77,7 +79,14 @@ class PoincareDense(nn.Module):
         c = curvature_of(self, v)
         kernel, norms, bias = _hyperplanes(self, (v.shape[-1], self.features), v)
         products = jnp.matmul(v, kernel.astype(v.dtype), precision="highest")
-        return rows.conv_epilogue(products, squares(v), norms, bias, curvature=c)
+        return rows.conv_epilogue(
+            products,
+            squares(v),
+            norms,
+            bias,
+            curvature=c,
+            implementation=self.implementation,
+        )
 
 
 class PoincareConv(nn.Module):
@@ -97,6 +106,7 @@ class PoincareConv(nn.Module):
       learn_curvature: whether the layer trains a curvature of its own that starts at `curvature`.
       kernel_init: law of the kernel `[height, width, d, features]` at the start.
       use_bias: whether the hyperplanes have offsets, which start at 0.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Example:
       >>> layer = PoincareConv(8, strides=2)
@@ -113,6 +123,7 @@ class PoincareConv(nn.Module):
     learn_curvature: bool = False
     kernel_init: Initializer = half_identity()
     use_bias: bool = True
+    implementation: Implementation = None
 
     @nn.compact
     def __call__(self, v: jax.Array, *, with_sums: bool = False) -> Any:
@@ -165,7 +176,15 @@ class PoincareConv(nn.Module):
             (1, *strides, 1),
             ((0, 0), *padding, (0, 0)),
         )
-        return rows.conv_epilogue(products, field, norms, bias, curvature=c, sums=with_sums)
+        return rows.conv_epilogue(
+            products,
+            field,
+            norms,
+            bias,
+            curvature=c,
+            sums=with_sums,
+            implementation=self.implementation,
+        )
 
 
 class PoincareMLR(nn.Module):
@@ -180,6 +199,7 @@ class PoincareMLR(nn.Module):
       learn_curvature: whether the layer trains a curvature of its own that starts at `curvature`.
       kernel_init: law of the normals `[d, k]` at the start.
       use_bias: whether the hyperplanes have offsets, which start at 0.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Example:
       >>> layer = PoincareMLR(2, kernel_init=half_identity())
@@ -195,6 +215,7 @@ class PoincareMLR(nn.Module):
     learn_curvature: bool = False
     kernel_init: Initializer = nn.initializers.lecun_normal()
     use_bias: bool = True
+    implementation: Implementation = None
 
     @property
     def features(self) -> int:
@@ -218,10 +239,19 @@ class PoincareMLR(nn.Module):
         c = curvature_of(self, v)
         kernel, norms, bias = _hyperplanes(self, (v.shape[-1], self.classes), v)
         products = jnp.matmul(v.astype(c.dtype), kernel, precision="highest")
-        return rows.hyperplane_scores(products, squares(v), norms, bias, curvature=c)
+        return rows.hyperplane_scores(
+            products,
+            squares(v),
+            norms,
+            bias,
+            curvature=c,
+            implementation=self.implementation,
+        )
 
 
-def poincare_residual(f: jax.Array, x: jax.Array, *, curvature: Curvature) -> jax.Array:
+def poincare_residual(
+    f: jax.Array, x: jax.Array, *, curvature: Curvature, implementation: Implementation = None
+) -> jax.Array:
     """Adds a branch and a shortcut: log_0(exp_0(f) (+) exp_0(x)).
 
     Moebius addition does not commute: the branch comes first, as in the published code.
@@ -230,6 +260,7 @@ def poincare_residual(f: jax.Array, x: jax.Array, *, curvature: Curvature) -> ja
       f: tangent vectors at 0, `[..., d]`.
       x: likewise, of the same shape and dtype.
       curvature: c > 0.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Returns:
       Tangent vectors at 0, `[..., d]`.
@@ -248,7 +279,7 @@ def poincare_residual(f: jax.Array, x: jax.Array, *, curvature: Curvature) -> ja
             f"f has shape {f.shape} and dtype {f.dtype}, x has {x.shape} and {x.dtype}; they must "
             "agree"
         )
-    return rows.residual(f, x, curvature=curvature)
+    return rows.residual(f, x, curvature=curvature, implementation=implementation)
 
 
 def poincare_relu(v: jax.Array) -> jax.Array:

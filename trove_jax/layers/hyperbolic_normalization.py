@@ -10,6 +10,7 @@ from jax import lax
 from trove_jax import kernels
 from trove_jax.geometry import poincare
 from trove_jax.kernels import poincare as rows
+from trove_jax.kernels.rows import Implementation
 from trove_jax.layers.hyperbolic_curvature import (
     Curvature,
     check_tangents,
@@ -37,6 +38,7 @@ class PoincareBatchNorm(nn.Module):
       curvature: c > 0, a number or a scalar array, such as that of `LearnedCurvature`.
       learn_curvature: whether the layer trains a curvature of its own that starts at `curvature`.
       axis_name: name of a mapped axis over which the statistics are averaged (midpoint only).
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Parameters are `bias` `[d]`, the tangent vector of b, and `scale`, of which gamma is the
     softplus (a plain parameter could turn negative); they start at b = 0 and gamma = 1.
@@ -55,6 +57,7 @@ class PoincareBatchNorm(nn.Module):
     curvature: Curvature = 0.1
     learn_curvature: bool = False
     axis_name: str | None = None
+    implementation: Implementation = None
 
     @nn.compact
     def __call__(
@@ -105,7 +108,9 @@ class PoincareBatchNorm(nn.Module):
             running_mean.value = _between(running_mean.value, mean, self.momentum, c)
             running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * var
         spread = jnp.sqrt(nn.softplus(scale) / (var + self.epsilon))
-        return rows.normalise(v, mean, bias, spread, curvature=c, relu=relu)
+        return rows.normalise(
+            v, mean, bias, spread, curvature=c, relu=relu, implementation=self.implementation
+        )
 
     def _statistics(self, v, sums, c):
         """Mean, as a tangent vector at 0, and variance of all rows."""
@@ -113,9 +118,11 @@ class PoincareBatchNorm(nn.Module):
         if self.mean == "frechet":
             mean = _frechet_mean(v.reshape(count, -1), c)
         else:
-            time, space = rows.point_sums(v, curvature=c) if sums is None else sums
+            if sums is None:
+                sums = rows.point_sums(v, curvature=c, implementation=self.implementation)
+            time, space = sums
             mean = rows.midpoint_of_sums(*self._averaged(time, space), count=count, curvature=c)
-        total = rows.squared_distances(v, mean, curvature=c)
+        total = rows.squared_distances(v, mean, curvature=c, implementation=self.implementation)
         (var,) = self._averaged(total / count)
         return mean, var
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trove_jax.kernels import poincare as rows
+from trove_jax.kernels.rows import Implementation
 from trove_jax.layers import (
     BatchNorm,
     Conv,
@@ -54,6 +55,7 @@ class PoincareResNet(nn.Module):
         connected layer, as the published code has it.
       kernel_init: law of the kernels at the start; a classifier of `"mlr"` has its own.
       axis_name: name of a mapped axis over which the batch statistics are averaged.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Reference: van Spengler, Berkhout and Mettes, Poincare ResNet, ICCV 2023, section 3; the
     classifier of `"mlr"` is that of Shimizu et al., Hyperbolic Neural Networks++, ICLR 2021.
@@ -70,6 +72,7 @@ class PoincareResNet(nn.Module):
     head: Literal["mlr", "fc"] = "mlr"
     kernel_init: Initializer = half_identity()
     axis_name: str | None = None
+    implementation: Implementation = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -102,19 +105,24 @@ class PoincareResNet(nn.Module):
                 padding=size // 2,
                 curvature=c,
                 kernel_init=self.kernel_init,
+                implementation=self.implementation,
                 name=name,
             )
 
         def layer(x: jax.Array, features: int, stride: int, names: _Names, skip: Any) -> jax.Array:
             norm = PoincareBatchNorm(
-                mean=self.mean, curvature=c, axis_name=self.axis_name, name=names[1]
+                mean=self.mean,
+                curvature=c,
+                axis_name=self.axis_name,
+                implementation=self.implementation,
+                name=names[1],
             )
             y, sums = conv(features, 3, stride, names[0])(x, with_sums=True)
             y = norm(y, train=train, sums=sums, relu=skip is None)
             if skip is None:
                 return y
             pair = (y, skip) if self.order == "fr" else (skip, y)
-            return rows.residual(*pair, curvature=c, relu=True)
+            return rows.residual(*pair, curvature=c, relu=True, implementation=self.implementation)
 
         def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
             return conv(features, 1, stride, "shortcut")(x)
@@ -122,10 +130,16 @@ class PoincareResNet(nn.Module):
         x = _body(x, _Parts(layer, shortcut), self.blocks, self.widths)
         x = poincare_pool(x, curvature=c, pool=self.pool)
         if self.head == "mlr":
-            output = PoincareMLR(self.classes, curvature=c, name="output")
+            output = PoincareMLR(
+                self.classes, curvature=c, implementation=self.implementation, name="output"
+            )
         else:
             output = PoincareDense(
-                self.classes, curvature=c, kernel_init=self.kernel_init, name="output"
+                self.classes,
+                curvature=c,
+                kernel_init=self.kernel_init,
+                implementation=self.implementation,
+                name="output",
             )
         return as_logits(output(x))
 
@@ -293,6 +307,7 @@ def poincare_resnet(
     head: Literal["mlr", "fc"] = "mlr",
     kernel_init: Initializer | None = None,
     axis_name: str | None = None,
+    implementation: Implementation = None,
 ) -> PoincareResNet:
     """Builds a Poincare ResNet; the defaults are those of the paper for CIFAR.
 
@@ -308,6 +323,7 @@ def poincare_resnet(
       head: `"mlr"`, or `"fc"`, as published.
       kernel_init: law of the kernels at the start; None: half of the identity, as published.
       axis_name: name of a mapped axis over which the batch statistics are averaged.
+      implementation: of the kernels; see `kernels.fused_rows`.
 
     Returns:
       A module `[b, height, width, channels] -> [b, k]` with collections `params` and
@@ -335,6 +351,7 @@ def poincare_resnet(
         head=head,
         kernel_init=half_identity() if kernel_init is None else kernel_init,
         axis_name=axis_name,
+        implementation=implementation,
     )
 
 
