@@ -30,6 +30,13 @@ from trove_jax.analysis.stability import (
     stability_to_order,
     stability_to_pruning,
 )
+from trove_jax.analysis.topological_concentration import (
+    Concentration,
+    approximate_concentration,
+    concentration_shift,
+    subgraph_density,
+    topological_concentration,
+)
 from trove_jax.losses.similarity import (
     alignment,
     gram,
@@ -42,18 +49,21 @@ from trove_jax.losses.similarity import (
 
 __all__ = [
     "CKASums",
+    "Concentration",
     "LinearBarrier",
     "OODReport",
     "SmoothingCurve",
     "Smoothness",
     "Stability",
     "alignment",
+    "approximate_concentration",
     "aupr",
     "auroc",
     "cka_init",
     "cka_matrix",
     "cka_result",
     "cka_update",
+    "concentration_shift",
     "energy_score",
     "error_consistency",
     "fgsm",
@@ -77,5 +87,7 @@ __all__ = [
     "smoothness",
     "stability_to_order",
     "stability_to_pruning",
+    "subgraph_density",
+    "topological_concentration",
     "untargeted_loss",
 ]

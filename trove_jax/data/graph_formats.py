@@ -31,8 +31,9 @@ class _Rows(NamedTuple):
 def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
     """Puts the eight files of a citation graph together.
 
-    Nodes that only `graph` names (CiteSeer has 15) get no features and the label -1. Links are made undirected, each is kept once, self-loops are left
-    out. Validation nodes are the 500 that follow the labelled ones.
+    Nodes that only `graph` names (CiteSeer has 15) get no features and the label -1. Links are made
+    undirected, each is kept once, self-loops are left out. Validation nodes are the 500 that follow
+    the labelled ones.
 
     Args:
       files: contents by file name, such as `ind.cora.allx`.

@@ -10,6 +10,7 @@ from trove_jax.graphs.propagation import (
     propagate,
     segment_reduce,
 )
+from trove_jax.graphs.reweight import reweight_by_agreement
 from trove_jax.graphs.stationary import components, stationary_features
 from trove_jax.graphs.topology import Topology
 
@@ -24,6 +25,7 @@ __all__ = [
     "mix_hops",
     "node_smoothing_level",
     "propagate",
+    "reweight_by_agreement",
     "segment_reduce",
     "stationary_features",
     "topology",

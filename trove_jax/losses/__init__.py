@@ -25,6 +25,7 @@ from trove_jax.losses.guide import (
     tabulate,
     tabulated,
 )
+from trove_jax.losses.link import link_bce
 from trove_jax.losses.local import (
     LocalLosses,
     local_learning,
@@ -63,6 +64,7 @@ __all__ = [
     "guided",
     "label_context",
     "layer_map",
+    "link_bce",
     "local_learning",
     "local_losses",
     "local_value_and_grad",

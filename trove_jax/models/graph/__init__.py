@@ -4,6 +4,7 @@ from trove_jax.models.graph.dagnn import DAGNN
 from trove_jax.models.graph.depth_grid import DGMLP, DepthGrid
 from trove_jax.models.graph.gnn import CONVOLUTIONS, GNN, appnp, gat, gcn, sgc
 from trove_jax.models.graph.iterative_classification import iterative_classification
+from trove_jax.models.graph.link_predictor import HadamardDecoder, LinkPredictor
 
 __all__ = [
     "CONVOLUTIONS",
@@ -11,6 +12,8 @@ __all__ = [
     "DGMLP",
     "GNN",
     "DepthGrid",
+    "HadamardDecoder",
+    "LinkPredictor",
     "appnp",
     "gat",
     "gcn",
