@@ -181,7 +181,8 @@ def _settings(**changes: Any) -> dict[str, Any]:
 _SMOKE = {
     "seeds": 2,
     "sets": ("digits",),
-    "tasks": ("attribute_mask", "corrected_ica"),
+    "tasks": ("corrected_ica",),
+    "two_stage": False,
     "hidden": 16,
     "steps": 4,
     "few_labels": 0,
