@@ -219,7 +219,9 @@ def _gradients(model, variables, x):
 
 
 def test_training_moves_all_statistics_and_reaches_every_parameter():
-    model = models.poincare_resnet(8, widths=(2, 4, 4), classes=3, learn_curvature=True)
+    model = models.poincare_resnet(
+        8, widths=(2, 4, 4), classes=3, learn_curvature=True, implementation="blocks"
+    )
     x = jax.random.normal(jax.random.key(1), IMAGES).at[0].set(0.0)  # an image of zeros
     variables = _small(model, IMAGES)
     gradients, updates = _gradients(model, variables, x)
