@@ -26,7 +26,7 @@ _AT_ZERO = {
 }
 _FUNCTIONS = {name: row[0] for name, row in _QUOTIENTS.items()} | {"cosh_sqrt": cosh_sqrt}
 # A few units in the last place; the slope divides a difference of two roundings by q.
-_RTOL = {"float32": (6e-7, 4e-6), "float64": (2e-15, 1e-13)}
+_RTOL = {"float32": (6e-7, 8e-6), "float64": (2e-15, 1e-13)}
 
 
 def _points(largest: float, dtype: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def _evaluate(function, points, dtype):
         x = jnp.asarray(points)
         assert x.dtype == dtype
         value, slope = jax.jit(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(x)
-        np.testing.assert_array_equal(value, jax.jit(function)(x))
+        np.testing.assert_allclose(value, jax.jit(function)(x), rtol=4 * jnp.finfo(dtype).eps)
         assert value.dtype == slope.dtype == dtype
         return np.asarray(value), np.asarray(slope)
 
