@@ -44,6 +44,7 @@ from trove_jax.losses.sequence import (
     token_cross_entropy,
     token_prediction,
 )
+from trove_jax.losses.skip_gram import skip_gram_loss
 
 __all__ = [
     "Guide",
@@ -78,6 +79,7 @@ __all__ = [
     "sequence_classification",
     "shuffled",
     "similarity_matching",
+    "skip_gram_loss",
     "tabulate",
     "tabulated",
     "token_accuracy",
