@@ -97,9 +97,7 @@ def data_of(topology: Any) -> core.Data:
     return core.Data(jnp.arange(topology.n_node), shared)
 
 
-def train(
-    context: Any, stage: str, arm: DeepWalk, topology: Any, keys: jax.Array
-) -> np.ndarray:  # fmt: skip
+def train(context: Any, stage: str, arm: DeepWalk, topology: Any, keys: jax.Array) -> np.ndarray:
     """Trains all seeds of an arm, and returns their embeddings `[s, n, d]`."""
     n = topology.n_node
     state, _ = context.train_seeds(

@@ -202,7 +202,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
         data=[found.provenance for found in sets.values()],
         notes=[_published_note(config, arms), _retained_note(config, arms), *_NOTES],
         curves=_curves(config, arms),
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
 
 
@@ -305,18 +305,6 @@ _SMOOTHNESS_NODES = 500
 def _scalars(found) -> dict[str, list[float]]:
     return {
         name: [float(x) for x in values] for name, values in found.items() if np.ndim(values) == 1
-    }
-
-
-def _not_tested(arms) -> dict[str, str]:
-    missing = {
-        claim.id: [arm for arm in (claim.treatment, claim.baseline) if arm not in arms]
-        for claim in CLAIMS
-    }
-    return {
-        claim: f"this run has no arm {' or '.join(names)}"
-        for claim, names in missing.items()
-        if names
     }
 
 

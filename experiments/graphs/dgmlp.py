@@ -236,7 +236,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
         data=[node_set.provenance for node_set in sets.values()],
         notes=[_published_note(config, arms), *_NOTES],
         curves={**curves, **found.curves},
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
 
 
@@ -355,18 +355,6 @@ def _add_losses(config, arms) -> None:
 def _scalars(found) -> dict[str, list[float]]:
     return {
         name: [float(x) for x in values] for name, values in found.items() if np.ndim(values) == 1
-    }
-
-
-def _not_tested(arms) -> dict[str, str]:
-    missing = {
-        claim.id: [arm for arm in (claim.treatment, claim.baseline) if arm not in arms]
-        for claim in CLAIMS
-    }
-    return {
-        claim: f"this run has no arm {' or '.join(names)}"
-        for claim, names in missing.items()
-        if names
     }
 
 

@@ -213,7 +213,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
             "powers": config.powers,
             **{f"macro_f1_{name}": values for name, values in by_power.items()},
         },
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
 
 
@@ -429,13 +429,3 @@ def _figures(config, by_power) -> list[Figure]:
             ),
         )
     ]
-
-
-def _not_tested(arms) -> dict[str, str]:
-    found = {}
-    for claim in CLAIMS:
-        names = (claim.treatment, claim.baseline)
-        missing = [arm for arm in names if claim.metric not in arms.get(arm, {})]
-        if missing:
-            found[claim.id] = f"this run has no {claim.metric} of {' or '.join(missing)}"
-    return found

@@ -267,7 +267,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
         },
         data=provenance,
         notes=[_accuracy_note(arms), _scale_note(config, arms), *_NOTES],
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
 
 
@@ -408,15 +408,3 @@ def _scale_note(config, arms) -> str:
         + ", ".join(parts)
         + "."
     )
-
-
-def _not_tested(arms) -> dict[str, str]:
-    missing = {
-        claim.id: [arm for arm in (claim.treatment, claim.baseline) if arm not in arms]
-        for claim in CLAIMS
-    }
-    return {
-        claim: f"this run has no arm {' or '.join(names)}"
-        for claim, names in missing.items()
-        if names
-    }

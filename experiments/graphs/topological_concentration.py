@@ -194,7 +194,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
             for name, found in binned.items()
             for measure, values in found.items()
         },
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
 
 
@@ -346,15 +346,3 @@ def _notes(config, arms) -> list[str]:
             f"re-weighted {hits[1]:.1f} %."
         )
     return found
-
-
-def _not_tested(arms) -> dict[str, str]:
-    missing = {
-        claim.id: [arm for arm in (claim.treatment, claim.baseline) if arm not in arms]
-        for claim in CLAIMS
-    }
-    return {
-        claim: f"this run has no arm {' or '.join(names)}"
-        for claim, names in missing.items()
-        if names
-    }

@@ -400,23 +400,8 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
         data=list({d["name"]: d for part in found for d in part.data}.values()),
         notes=[note for part in found for note in part.notes],
         curves={name: curve for part in found for name, curve in part.curves.items()},
-        not_tested=_not_tested(arms),
+        not_tested=trove_jax.evidence.not_measured(CLAIMS, arms),
     )
-
-
-def _not_tested(arms):
-    """Claims about what this configuration does not measure, and why."""
-    return {
-        claim.id: f"{claim.metric} of the arm {missing[0]} is not part of this configuration"
-        for claim in CLAIMS
-        if (
-            missing := [
-                arm
-                for arm in (claim.treatment, claim.baseline)
-                if claim.metric not in arms.get(arm, {})
-            ]
-        )
-    }
 
 
 def _chosen(config):

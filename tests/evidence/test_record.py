@@ -16,6 +16,7 @@ from trove_jax.evidence import (
     Figure,
     System,
     build_record,
+    not_measured,
     read_record,
     write_record,
 )
@@ -37,6 +38,12 @@ FIXED = {
     "environment": {"python": "3.11"},
     "config": {"train": {"steps": 10, "rates": (0.1, 0.2)}},
 }
+
+
+def test_claims_without_an_arm_or_its_metric_are_not_tested():
+    arms = {"new": {"score": [1.0]}, "old": {"score": [0.0]}, "far": {"seconds": [1.0]}}
+    assert not_measured(CLAIMS, arms) == {"C2": "not part of this run: score of the arm far"}
+    assert set(not_measured(CLAIMS, {"new": {"score": [1.0]}})) == {"C1", "C2"}
 
 
 def evidence(**fields) -> Evidence:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from trove_jax.kernels.numbers import compute_dtype
+
 _BLOCK_NUMBERS = 1 << 20
 
 
@@ -62,7 +64,7 @@ def smoothness(
         raise ValueError(f"sample={sample} of {n} rows; 1 to {n} is wanted")
     if n == 0:
         return Smoothness(jnp.zeros(0, x.dtype), jnp.zeros((), x.dtype))
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(compute_dtype(x))
     largest = jnp.max(jnp.abs(x), axis=1, keepdims=True)
     scaled = x / jnp.where(largest > 0, largest, 1.0)
     length = jnp.linalg.norm(scaled, axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from trove_jax.evidence.pictures import Figure, save_figures
 from trove_jax.evidence.record import (
     Evidence,
     build_record,
+    not_measured,
     read_record,
     write_record,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "environment",
     "find_runs",
     "judge",
+    "not_measured",
     "overview",
     "overview_text",
     "paired_interval",

@@ -74,6 +74,29 @@ class Evidence:
     not_tested: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def not_measured(
+    claims: Sequence[Claim], arms: Mapping[str, Mapping[str, Sequence[float]]]
+) -> dict[str, str]:
+    """The claims that a run says nothing about, because it has not measured one of their arms.
+
+    Args:
+      claims: of the experiment.
+      arms: as in `Evidence`.
+
+    Returns:
+      Claim id -> why, for `Evidence.not_tested`.
+    """
+    missing = {
+        claim.id: [
+            f"{claim.metric} of the arm {arm}"
+            for arm in (claim.treatment, claim.baseline)
+            if claim.metric not in arms.get(arm, {})
+        ]
+        for claim in claims
+    }
+    return {name: f"not part of this run: {', '.join(m)}" for name, m in missing.items() if m}
+
+
 def build_record(
     evidence: Evidence,
     *,

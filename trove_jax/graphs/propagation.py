@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from trove_jax.graphs.topology import Topology
 from trove_jax.kernels import sparse_maximum, sparse_powers, sparse_product
-from trove_jax.kernels.sparse_product import compute_dtype
+from trove_jax.kernels.numbers import compute_dtype
 
 Reduce = Literal["sum", "mean", "max", "softmax"]
 Implementation = Literal["segment", "bcsr", "chunked"] | None

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from trove_jax.graphs.topology import Topology
-from trove_jax.kernels.sparse_product import compute_dtype
+from trove_jax.kernels.numbers import compute_dtype
 
 
 def components(topology: Topology) -> np.ndarray:

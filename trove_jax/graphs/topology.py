@@ -5,7 +5,7 @@ column for every sender.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -236,17 +236,13 @@ def _topology(edges: EdgeList, node_graph: np.ndarray, n_graph: int) -> Topology
     mask = edges.mask[order]
     return Topology(
         pattern=pattern,
-        weight=_array(edges.weight[order].astype(np.float32)),
-        order=_array(edges.index[order].astype(np.int32)),
-        edge_mask=None if edges.mask.all() and not edges.is_padded else _array(mask),
-        node_graph=_array(node_graph),
+        weight=cast(Any, edges.weight[order].astype(np.float32)),
+        order=cast(Any, edges.index[order].astype(np.int32)),
+        edge_mask=None if edges.mask.all() and not edges.is_padded else cast(Any, mask),
+        node_graph=cast(Any, node_graph),
         n_node=n_node,
         n_graph=n_graph,
     )
-
-
-def _array(values: np.ndarray) -> Any:
-    return values
 
 
 def normalise(topology: Topology, norm: Norm) -> jax.Array:

@@ -15,7 +15,8 @@ from jax import lax
 
 from trove_jax.kernels import poincare_programs as programs
 from trove_jax.kernels.hyperbolic_functions import asinhc
-from trove_jax.kernels.rows import Implementation, compute_dtype, fused_rows
+from trove_jax.kernels.numbers import compute_dtype
+from trove_jax.kernels.rows import Implementation, fused_rows
 
 Curvature = float | jax.Array
 
@@ -261,7 +262,7 @@ def residual(
 
 def _scalar(curvature: Curvature, like: jax.Array) -> jax.Array:
     """The curvature in the precision that rows are computed in."""
-    return jnp.asarray(curvature).astype(compute_dtype([like]))
+    return jnp.asarray(curvature).astype(compute_dtype(like))
 
 
 def _as_sums(found):

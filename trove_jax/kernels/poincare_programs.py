@@ -143,6 +143,7 @@ class Boost(NamedTuple):
 
 
 def boost_of(q: jax.Array, c: jax.Array) -> Boost:
+    """The translation by a point whose tangent vector has the squared norm q."""
     cosh, sinh_by = cosh_and_sinhc(4.0 * c * q)
     return Boost(cosh, sinh_by, 2.0 * c * sinhc(c * q) ** 2.0, tanhc(c * q))
 

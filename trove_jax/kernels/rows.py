@@ -21,7 +21,6 @@ from trove_jax.kernels.rows_plain import (
     Program,
     blocks,
     blocks_gradient,
-    compute_dtype,
     plain,
     plain_gradient,
 )
@@ -31,7 +30,7 @@ Implementation = (
 )
 _IMPLEMENTATIONS = (None, *get_args(get_args(Implementation)[0]))
 
-__all__ = ["Axis", "Implementation", "Program", "compute_dtype", "fused_rows"]
+__all__ = ["Axis", "Implementation", "Program", "fused_rows"]
 
 
 def fused_rows(

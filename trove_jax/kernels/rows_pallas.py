@@ -15,7 +15,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from trove_jax.kernels.rows_plain import Axis, compute_dtype
+from trove_jax.kernels.numbers import compute_dtype
+from trove_jax.kernels.rows_plain import Axis
 
 # Blocks hold this many numbers in all: 512 KiB in float32, so that inputs, outputs and
 # intermediates of two blocks fit the fast memory of a TPU core.
@@ -160,7 +161,7 @@ def _run(
 ):
     """Runs a function of blocks over all rows; sums leave each block apart, XLA adds them up."""
     count = math.prod(lead)
-    dtype = compute_dtype(rows)
+    dtype = compute_dtype(*rows)
     block = layout.rows(count, block_widths)
     grid = pl.cdiv(count, block)
     per_row, per_call = [*rows, *more_rows], [*shared, *more_shared]
@@ -227,7 +228,7 @@ def _run(
 
 def _out_widths(program, rows, shared):
     """Channels of each output and each sum."""
-    dtype = compute_dtype(rows)
+    dtype = compute_dtype(*rows)
     outs, addends = jax.eval_shape(
         functools.partial(program, Axis(1)),
         tuple(jax.ShapeDtypeStruct((1, x.shape[-1]), dtype) for x in rows),

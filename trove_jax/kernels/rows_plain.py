@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from trove_jax.kernels.numbers import compute_dtype, unknown_ones
+
 # Numbers of one array in a block of the CPU's loop: 256 KiB in float32, so that the few arrays of
 # a block stay in the second-level cache (16 blocks of 4096 rows of 16 channels were fastest).
 _CPU_BLOCK = 2**16
@@ -47,7 +49,7 @@ def _dot(a, b):
         a, b = b, a
     if b.shape[0] == 1:
         return _matmul(a, b.T)
-    return _matmul(a * b, _ones_like(a[:1]).T)
+    return _matmul(a * b, unknown_ones(a[:1]).T)
 
 
 def _dot_fwd(a, b):
@@ -109,18 +111,11 @@ def _repeat_bwd(count, saved, cotangents):
     # everything else in a program.
     del saved
     u = jnp.concatenate(cotangents, axis=1)
-    sums = _matmul(_ones_like(u[:, :1]).T, u)
+    sums = _matmul(unknown_ones(u[:, :1]).T, u)
     return (tuple(jnp.split(sums, len(cotangents), axis=1)),)
 
 
 _repeat.defvjp(_repeat_fwd, _repeat_bwd)
-
-
-def _ones_like(x):
-    """Ones that the compiler does not know: it turns a product with known ones into a sum."""
-    signed = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
-    bits = lax.population_count(lax.bitcast_convert_type(x, signed))
-    return jnp.where(bits >= jnp.zeros_like(bits), jnp.ones_like(x), jnp.zeros_like(x))
 
 
 def _matmul(a, b):
@@ -134,8 +129,9 @@ Program = Callable[
 
 
 def plain(program, rows, shared, *, by_matmul=False):
+    """The program on whole arrays: `(outs, sums)` of `fused_rows`."""
     lead = rows[0].ndim - 1
-    dtype = compute_dtype(rows)
+    dtype = compute_dtype(*rows)
     spread = [a.astype(dtype).reshape((1,) * lead + (-1,)) for a in shared]
     if by_matmul and any(a.size == 1 for a in spread):
         repeated = iter(_repeat(tuple(a for a in spread if a.size == 1), rows[0].shape[0]))
@@ -149,15 +145,19 @@ def plain(program, rows, shared, *, by_matmul=False):
 
 
 def plain_gradient(program, rows, shared, d_outs, d_sums):
+    """The gradients to `rows` and `shared`, computed anew from them."""
     _, pull = jax.vjp(functools.partial(plain, program), rows, shared)
     return pull((d_outs, d_sums))
 
 
 def blocks(program, rows, shared):
+    """`plain`, a block of rows at a time."""
     return _in_blocks(functools.partial(plain, program, by_matmul=True), rows, shared)
 
 
 def blocks_gradient(program, rows, shared, d_outs, d_sums):
+    """`plain_gradient`, a block of rows at a time."""
+
     def block(blocks, shared):
         rows, d_outs = blocks
         forward = functools.partial(plain, program, by_matmul=True)
@@ -192,9 +192,3 @@ def _block_count(count: int, width: int) -> int:
     fewest = -(-count * width // (4 * _CPU_BLOCK))
     most = count * width // _CPU_BLOCK
     return next((n for n in range(most, max(fewest, 2) - 1, -1) if count % n == 0), 1)
-
-
-def compute_dtype(rows: Sequence[jax.Array]) -> jnp.dtype:
-    """What rows are computed in: float32, or float64 if any of them is."""
-    wide = any(x.dtype == jnp.float64 for x in rows)
-    return jnp.dtype(jnp.float64) if wide else jnp.dtype(jnp.float32)

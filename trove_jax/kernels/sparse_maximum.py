@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from trove_jax.kernels import sparse_forms as forms
+from trove_jax.kernels.numbers import compute_dtype
 from trove_jax.kernels.sparse_pattern import SparsePattern
-from trove_jax.kernels.sparse_product import check_operands, compute_dtype
+from trove_jax.kernels.sparse_product import check_operands
 
 _IMPLEMENTATIONS = (None, "reference", "chunked")
 

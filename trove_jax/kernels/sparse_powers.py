@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from trove_jax.kernels import sparse_forms as forms
+from trove_jax.kernels.numbers import compute_dtype
 from trove_jax.kernels.sparse_pattern import SparsePattern
 from trove_jax.kernels.sparse_product import (
     Implementation,
     check_implementation,
     check_operands,
-    compute_dtype,
     linear,
     pairs,
 )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from trove_jax.kernels import sparse_forms as forms
+from trove_jax.kernels.numbers import compute_dtype
 from trove_jax.kernels.sparse_pattern import SparsePattern, sparse_pattern
 
 Implementation = Literal["reference", "bcsr", "chunked"] | None
@@ -121,11 +122,6 @@ def _product(implementation, pattern, values, x) -> jax.Array:
     else:
         out = linear(False, implementation, pattern, values, x)
     return (out if has_heads else out[:, 0]).astype(dtype)
-
-
-def compute_dtype(*arrays: jax.Array):
-    """float64 if one of the arrays is, else float32."""
-    return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

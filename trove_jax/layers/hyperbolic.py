@@ -22,7 +22,8 @@ from jax import lax
 
 from trove_jax import kernels
 from trove_jax.kernels import poincare as rows
-from trove_jax.kernels.rows import Implementation, compute_dtype
+from trove_jax.kernels.numbers import compute_dtype
+from trove_jax.kernels.rows import Implementation
 from trove_jax.layers.hyperbolic_curvature import (
     Curvature,
     check_tangents,
@@ -327,7 +328,7 @@ def poincare_pool(
         return jnp.mean(v, axis=(1, 2))
     if pool != "midpoint":
         raise ValueError(f'pool={pool!r} is unknown; use "midpoint" or "tangent"')
-    dtype = compute_dtype([v])
+    dtype = compute_dtype(v)
     c = jnp.asarray(curvature).astype(dtype)
     time, factor = kernels.cosh_and_sinhc(4.0 * c * squares(v))
     space = jnp.sum(factor * v.astype(dtype), axis=(1, 2))
@@ -338,7 +339,7 @@ def poincare_pool(
 
 def _hyperplanes(module: Any, shape: tuple[int, ...], v: jax.Array):
     """Unit normals, their lengths before, and offsets; from the parameters of a layer."""
-    dtype = compute_dtype([v])
+    dtype = compute_dtype(v)
     kernel = module.param("kernel", module.kernel_init, shape).astype(dtype)
     if module.use_bias:
         bias = module.param("bias", _ZEROS, (module.features,)).astype(dtype)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from trove_jax.kernels.rows import compute_dtype
+from trove_jax.kernels.numbers import compute_dtype
 
 Curvature = float | jax.Array
 
@@ -37,6 +37,7 @@ class LearnedCurvature(nn.Module):
 
 
 def check_tangents(v: jax.Array) -> None:
+    """Refuses, with a ValueError, what is no floating-point `[..., d]`."""
     if not jnp.issubdtype(v.dtype, jnp.floating):
         raise ValueError(f"v has dtype {v.dtype}; a floating-point dtype is wanted")
     if v.ndim == 0 or v.shape[-1] == 0:
@@ -45,7 +46,7 @@ def check_tangents(v: jax.Array) -> None:
 
 def curvature_of(module: Any, v: jax.Array) -> jax.Array:
     """The curvature of a layer, in the dtype that it computes in."""
-    value, dtype = module.curvature, compute_dtype([v])
+    value, dtype = module.curvature, compute_dtype(v)
     if module.learn_curvature:
         value = LearnedCurvature(positive("curvature", value), name="learned_curvature")()
     elif not isinstance(value, jax.Array):
@@ -54,16 +55,18 @@ def curvature_of(module: Any, v: jax.Array) -> jax.Array:
 
 
 def positive(name: str, value: Any) -> float:
+    """A finite number above 0; raises ValueError for anything else, traced values included."""
     if isinstance(value, jax.Array) or not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}={value} must be a finite number above 0")
     return float(value)
 
 
 def inverse_softplus(value: float) -> float:
+    """log(e^value - 1), whose softplus is `value`."""
     return value + math.log(-math.expm1(-value))
 
 
 def squares(v: jax.Array) -> jax.Array:
     """|v|^2, `[..., 1]`, in float32 at least."""
-    v = v.astype(compute_dtype([v]))
+    v = v.astype(compute_dtype(v))
     return jnp.sum(v * v, axis=-1, keepdims=True)

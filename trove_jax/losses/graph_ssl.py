@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trove_jax import kernels
 from trove_jax.graphs.topology import Topology
-from trove_jax.kernels import sparse_product
+from trove_jax.kernels.numbers import compute_dtype
 from trove_jax.losses.classification import cross_entropy
 from trove_jax.losses.graph_targets import MAKERS
 from trove_jax.losses.prototypes import corrected_labels, find_prototypes
@@ -164,7 +165,7 @@ def pretext_loss(
             f"head has shapes {head['kernel'].shape} and {head['bias'].shape}; want [d, width] and "
             f"[width] for d={h.shape[-1]}"
         )
-    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    h = h.astype(compute_dtype(h))
     if task == "node_property":
         return cross_entropy(_linear(head, h), targets["labels"])
     if task in ("edge_mask", "pairwise_distance", "pairwise_similarity"):
@@ -177,9 +178,7 @@ def pretext_loss(
         nodes = targets["nodes"]
         return jnp.mean(jnp.square(_linear(head, h[nodes]) - targets["values"][nodes]))
     drop_key, sample_key, candidate_key = jax.random.split(key, 3)
-    kept = jax.random.bernoulli(drop_key, 1.0 - dropout, h.shape)
-    dropped = jnp.where(kept, h / (1.0 - dropout), 0) if dropout else h
-    guessed = jax.nn.softmax(_linear(head, dropped))
+    guessed = jax.nn.softmax(_linear(head, kernels.dropout(drop_key, h, dropout)))
     loss = _context_loss(guessed, targets["values"], targets["nodes"])
     if task == "context_label":
         return loss
@@ -243,7 +242,8 @@ def label_context(pattern: Any, paths: jax.Array, labels: jax.Array, classes: in
 
     Reference: Jin et al., 2020, arXiv 2006.10141 (equation 13).
     """
-    counts = sparse_product(pattern, paths, jax.nn.one_hot(labels, classes, dtype=jnp.float32))
+    one_hot = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    counts = kernels.sparse_product(pattern, paths, one_hot)
     total = counts.sum(axis=1, keepdims=True)
     return jnp.where(total > 0, counts / jnp.maximum(total, 1), 1.0 / classes)
 

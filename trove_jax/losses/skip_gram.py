@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from trove_jax.kernels.numbers import compute_dtype
+
 
 def skip_gram_loss(
     centre: jax.Array,
@@ -53,7 +55,7 @@ def skip_gram_loss(
     length = centre.shape[1]
     if length < 2 or window < 1:
         raise ValueError(f"a window of {window} in sequences of {length} has no pair")
-    dtype = jnp.float64 if centre.dtype == jnp.float64 else jnp.float32
+    dtype = compute_dtype(centre)
     place = jnp.arange(length)
     apart = jnp.abs(place[:, None] - place[None, :])
     weight = jnp.maximum(window + 1 - apart, 0).astype(dtype) / window

@@ -82,20 +82,17 @@ class DAGNN(nn.Module):
         Returns:
           Logits, `[n, k]`, float32 or wider.
         """
-        return as_logits(self.readout(self._stack(topology, x, train)))
+        return as_logits(self.readout(self.hop_logits(topology, x, train=train)))
 
     def with_scores(
         self, topology: Topology, x: Any, *, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the logits, `[n, k]`, and what each node keeps of each hop, `[n, hops + 1]`."""
-        logits, scores = self.readout(self._stack(topology, x, train), with_scores=True)
+        logits, scores = self.readout(self.hop_logits(topology, x, train=train), with_scores=True)
         return as_logits(logits), scores
 
     def hop_logits(self, topology: Topology, x: Any, *, train: bool = False) -> jax.Array:
         """Returns H before the readout, `[hops + 1, n, k]`."""
-        return self._stack(topology, x, train)
-
-    def _stack(self, topology, x, train):
         h = self.hidden_layer(self.drop_input(x, deterministic=not train))
         if self.normalise is not None:
             h = self.normalise(h, use_running_average=not train)
