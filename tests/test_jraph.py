@@ -7,7 +7,7 @@ import jraph
 
 import trove_jax
 
-USED: set[str] = {"GraphsTuple"}
+USED: set[str] = {"GraphsTuple", "batch_np", "pad_with_graphs"}
 
 
 def test_used_symbols_exist_and_are_all_named_here():

@@ -69,18 +69,22 @@ class EdgeList:
         )
 
     def with_self_loops(
-        self, self_loops: SelfLoops, real_nodes: int, *, padded: bool
+        self, self_loops: SelfLoops, real_nodes: int, n_node: int, *, padded: bool
     ) -> "EdgeList":
-        """Adds or removes self-loops; nodes from `real_nodes` on are padding and get none."""
+        """Adds or removes self-loops; nodes from `real_nodes` on are padding and get none.
+
+        With `padded` all `n_node` have one in store, so that the shape does not tell how many are
+        real.
+        """
         _check_option("self_loops", self_loops, get_args(SelfLoops))
         is_loop = self.senders == self.receivers
         if self_loops == "remove":
             return self.without(is_loop, padded=padded)
         if self_loops == "none":
             return self
-        is_missing = np.ones(real_nodes, bool)
+        is_missing = np.arange(n_node) < real_nodes
         is_missing[self.senders[is_loop & self.mask]] = False
-        nodes = np.arange(real_nodes) if padded else np.flatnonzero(is_missing)
+        nodes = np.arange(n_node) if padded else np.flatnonzero(is_missing)
         added = is_missing[nodes]
         return self._joined(
             EdgeList(nodes, nodes, added.astype(np.float64), np.full(len(nodes), -1), added)

@@ -170,7 +170,7 @@ def build(
         real_nodes, real_edges = int(n_nodes[:first].sum()), int(n_edges[:first].sum())
         edges = edges.without(np.arange(n_edge) >= real_edges, padded=True)
     return _topology(
-        edges.with_self_loops(self_loops, real_nodes, padded=padded)
+        edges.with_self_loops(self_loops, real_nodes, n_node, padded=padded)
         .with_duplicates(duplicates, padded=padded)
         .normalised(power_of(norm), n_node),
         node_graph=np.repeat(np.arange(len(n_nodes), dtype=np.int32), n_nodes),
@@ -222,7 +222,7 @@ def from_edges(
     if undirected:
         found = found.both_directions()
     return _topology(
-        found.with_self_loops(self_loops, n_node, padded=False)
+        found.with_self_loops(self_loops, n_node, n_node, padded=False)
         .with_duplicates(duplicates, padded=False)
         .normalised(power_of(norm), n_node),
         node_graph=np.zeros(n_node, np.int32),
