@@ -7,6 +7,7 @@ from trove_jax.data.augmentation import (
     random_resized_crop,
 )
 from trove_jax.data.catalogue import DATA_SETS, describe
+from trove_jax.data.edge_files import EdgeFile, read_edges
 from trove_jax.data.graphs import (
     GraphCollection,
     GraphData,
@@ -28,6 +29,7 @@ from trove_jax.data.splits import holdout, stratified_split
 __all__ = [
     "DATA_SETS",
     "DataSet",
+    "EdgeFile",
     "GraphCollection",
     "GraphData",
     "ImageData",
@@ -61,6 +63,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "random_resized_crop",
+    "read_edges",
     "split_links",
     "standard_augmentation",
     "standardize",
