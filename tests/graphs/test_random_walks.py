@@ -1,5 +1,7 @@
 """Random walks: edges, frequencies, ends, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +60,49 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.25, 4.0), (4.0, 0.5), (1.0, 1.0)])
+def test_steps_have_the_probabilities_of_node2vec(p, q):
+    """Second-order transitions, written out for every pair of an edge and a step after it."""
+    edges = np.array([[0, 1], [0, 2], [1, 2], [2, 3], [3, 4], [1, 3], [4, 4]])
+    adjacency = np.zeros((5, 5), bool)
+    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = True
+    topology = graphs.topology.from_edges(edges, 5)
+    walks = np.asarray(walk_biased(topology, KEY, jnp.arange(5).repeat(400), 6, p, q))
+    counts = np.zeros((5, 5, 5))
+    np.add.at(counts, tuple(np.stack([walks[:, i : i + 4] for i in range(3)])), 1)
+    for before, node in np.argwhere(adjacency):
+        chance = np.where(adjacency[before], 1.0, 1 / q)
+        chance[before] = 1 / p
+        chance = np.where(adjacency[node], chance, 0.0)
+        seen = counts[before, node]
+        assert not seen[chance == 0].any()
+        wanted = seen.sum() * chance / chance.sum()
+        # 11 tests for each case: one false alarm in 900 keys; the key is fixed.
+        if (chance > 0).sum() > 1:
+            assert stats.chisquare(seen[chance > 0], wanted[chance > 0]).pvalue > 1e-4
+        else:
+            assert seen.sum() == wanted.sum()
+
+
+def test_biased_walks_start_evenly_and_stay_where_they_cannot_go_on():
+    walks = np.asarray(walk_biased(TOPOLOGY, KEY, jnp.arange(6).repeat(400), 6, 0.3, 3.0))
+    counts = np.bincount(walks[:400, 1], minlength=6)[1:4]
+    assert stats.chisquare(counts, [100, 200, 100]).pvalue > 1e-3
+    allowed = {tuple(edge) for edge in EDGES.tolist()} | {(4, 4), (5, 5)}
+    steps = {tuple(step) for step in np.stack([walks[:, :-1], walks[:, 1:]], -1).reshape(-1, 2)}
+    assert steps == allowed
+    assert graphs.node2vec_walks(TOPOLOGY, KEY, jnp.array([3]), 1).tolist() == [[3]]
+    empty = graphs.topology.from_edges([], 3)
+    assert graphs.node2vec_walks(empty, KEY, jnp.array([2]), 3).tolist() == [[2, 2, 2]]
+    for name in ("p", "q"):
+        with pytest.raises(ValueError, match=f"{name}=0.0 is wanted positive"):
+            graphs.node2vec_walks(TOPOLOGY, KEY, jnp.array([0]), 3, **{name: 0.0})
+    with pytest.raises(ValueError, match="length=0"):
+        graphs.node2vec_walks(TOPOLOGY, KEY, jnp.array([0]), 0)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def walk_biased(topology, key, starts, length, p, q):
+    return graphs.node2vec_walks(topology, key, starts, length, p=p, q=q)
