@@ -1,8 +1,20 @@
 """Graphs without parameters: topology, propagation, sampling and structural features."""
 
 from trove_jax.graphs import heuristics, topology
+from trove_jax.graphs.batching import (
+    Budget,
+    PaddedBatch,
+    batch,
+    pad,
+    padded_batches,
+    padding_budget,
+    pool,
+    unbatch,
+)
+from trove_jax.graphs.edge_lookup import has_edges
 from trove_jax.graphs.fastrp import fastrp, similarity_product
 from trove_jax.graphs.hop_weights import hop_scores, mix_hops, node_smoothing_level
+from trove_jax.graphs.hops import bfs, harmonic, two_hop
 from trove_jax.graphs.intersection import (
     Neighbours,
     common_neighbour_counts,
@@ -12,6 +24,8 @@ from trove_jax.graphs.intersection import (
     neighbour_difference_counts,
     weighted_neighbour_sum,
 )
+from trove_jax.graphs.negative_edges import negative_edges
+from trove_jax.graphs.neighbourhood import Neighbourhood, khop_neighbourhood
 from trove_jax.graphs.propagation import (
     edge_softmax,
     gather_receivers,
@@ -21,14 +35,27 @@ from trove_jax.graphs.propagation import (
     segment_reduce,
 )
 from trove_jax.graphs.random_projection import random_projection, very_sparse_projection
-from trove_jax.graphs.random_walks import random_walks
+from trove_jax.graphs.random_walks import node2vec_walks, random_walks
 from trove_jax.graphs.reweight import reweight_by_agreement
+from trove_jax.graphs.sampling import (
+    NeighbourSample,
+    SampledTree,
+    sample_layers,
+    sample_neighbours,
+)
 from trove_jax.graphs.stationary import components, stationary_features
 from trove_jax.graphs.topology import Topology
 
 __all__ = [
+    "Budget",
+    "NeighbourSample",
+    "Neighbourhood",
     "Neighbours",
+    "PaddedBatch",
+    "SampledTree",
     "Topology",
+    "batch",
+    "bfs",
     "common_neighbour_counts",
     "common_neighbour_sum",
     "common_neighbours",
@@ -37,21 +64,34 @@ __all__ = [
     "fastrp",
     "gather_receivers",
     "gather_senders",
+    "harmonic",
+    "has_edges",
     "heuristics",
     "hop_scores",
     "hop_stack",
+    "khop_neighbourhood",
     "mix_hops",
+    "negative_edges",
     "neighbour_difference",
     "neighbour_difference_counts",
+    "node2vec_walks",
     "node_smoothing_level",
+    "pad",
+    "padded_batches",
+    "padding_budget",
+    "pool",
     "propagate",
     "random_projection",
     "random_walks",
     "reweight_by_agreement",
+    "sample_layers",
+    "sample_neighbours",
     "segment_reduce",
     "similarity_product",
     "stationary_features",
     "topology",
+    "two_hop",
+    "unbatch",
     "very_sparse_projection",
     "weighted_neighbour_sum",
 ]
