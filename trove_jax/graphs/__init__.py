@@ -11,6 +11,7 @@ from trove_jax.graphs.batching import (
     pool,
     unbatch,
 )
+from trove_jax.graphs.completion import difference_sum, two_hop_sum
 from trove_jax.graphs.edge_lookup import has_edges
 from trove_jax.graphs.fastrp import fastrp, similarity_product
 from trove_jax.graphs.hop_weights import hop_scores, mix_hops, node_smoothing_level
@@ -25,6 +26,7 @@ from trove_jax.graphs.intersection import (
     weighted_neighbour_sum,
 )
 from trove_jax.graphs.negative_edges import negative_edges
+from trove_jax.graphs.negative_links import NonLinks, draw_non_links, non_links
 from trove_jax.graphs.neighbourhood import Neighbourhood, khop_neighbourhood
 from trove_jax.graphs.propagation import (
     edge_softmax,
@@ -44,6 +46,7 @@ from trove_jax.graphs.sampling import (
     sample_neighbours,
 )
 from trove_jax.graphs.stationary import components, stationary_features
+from trove_jax.graphs.target_links import remove_links
 from trove_jax.graphs.topology import Topology
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "NeighbourSample",
     "Neighbourhood",
     "Neighbours",
+    "NonLinks",
     "PaddedBatch",
     "SampledTree",
     "Topology",
@@ -60,6 +64,8 @@ __all__ = [
     "common_neighbour_sum",
     "common_neighbours",
     "components",
+    "difference_sum",
+    "draw_non_links",
     "edge_softmax",
     "fastrp",
     "gather_receivers",
@@ -76,6 +82,7 @@ __all__ = [
     "neighbour_difference_counts",
     "node2vec_walks",
     "node_smoothing_level",
+    "non_links",
     "pad",
     "padded_batches",
     "padding_budget",
@@ -83,6 +90,7 @@ __all__ = [
     "propagate",
     "random_projection",
     "random_walks",
+    "remove_links",
     "reweight_by_agreement",
     "sample_layers",
     "sample_neighbours",
@@ -91,6 +99,7 @@ __all__ = [
     "stationary_features",
     "topology",
     "two_hop",
+    "two_hop_sum",
     "unbatch",
     "very_sparse_projection",
     "weighted_neighbour_sum",

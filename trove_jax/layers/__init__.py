@@ -10,6 +10,7 @@ from trove_jax.layers.capture import (
     linear_like,
     post_activation,
 )
+from trove_jax.layers.common_neighbour import CNHead
 from trove_jax.layers.convolution import Conv, ConvTranspose
 from trove_jax.layers.graph_convolution import (
     APPNPConv,
@@ -47,6 +48,7 @@ from trove_jax.layers.local import (
 )
 from trove_jax.layers.normalization import BatchNorm
 from trove_jax.layers.pooling import avg_pool, max_pool
+from trove_jax.layers.pure_gcn import JumpSum, PureGCN
 from trove_jax.layers.residual_mlp import ResidualMLP
 from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
@@ -55,6 +57,7 @@ __all__ = [
     "AdaptiveHopReadout",
     "AuxNet",
     "BatchNorm",
+    "CNHead",
     "Conv",
     "ConvTranspose",
     "DglAux",
@@ -64,6 +67,7 @@ __all__ = [
     "GatedGCNConv",
     "HopMix",
     "InfoProAux",
+    "JumpSum",
     "Layer",
     "LearnedCurvature",
     "MLPConv",
@@ -72,6 +76,7 @@ __all__ = [
     "PoincareDense",
     "PoincareMLR",
     "PredSimAux",
+    "PureGCN",
     "ResidualMLP",
     "SAGEConv",
     "SGConv",
