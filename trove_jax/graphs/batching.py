@@ -113,8 +113,8 @@ def unbatch(graph: jraph.GraphsTuple, *, padded: bool = False) -> list[jraph.Gra
     if padded and not counts.any():
         raise ValueError("padded=True, but the graph has no nodes, and padding has at least one")
     last = int(np.flatnonzero(counts)[-1]) if padded else len(counts)
-    nodes = np.concatenate([[0], np.cumsum(graph.n_node)])
-    edges = np.concatenate([[0], np.cumsum(graph.n_edge)])
+    nodes = [0, *np.cumsum(graph.n_node).tolist()]
+    edges = [0, *np.cumsum(graph.n_edge).tolist()]
     return [
         _part(graph, i, slice(nodes[i], nodes[i + 1]), slice(edges[i], edges[i + 1]))
         for i in range(last)
