@@ -4,11 +4,12 @@ The arrays are arguments of whatever is compiled, never constants of it: XLA fol
 a program closes over for tens of seconds.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from flax import struct
+from scipy import sparse
 
 _LARGEST = np.iinfo(np.int32).max
 
@@ -81,20 +82,25 @@ def sparse_pattern(
         )
     if rows.size > _LARGEST:
         raise ValueError(f"{rows.size} entries are too many; at most {_LARGEST} fit int32")
-    order = np.lexsort((columns, rows))
-    rows, columns = rows[order], columns[order]
-    to_transposed = np.argsort(columns, kind="stable")
+    # Each transposition is a counting sort that keeps the order of what is equal: for 20 million
+    # entries, three of them take a quarter of the time of sorting by comparison.
+    single = np.arange(rows.size + 1, dtype=np.int32)
+    _, by_column, starts = _transposed(single[:-1], columns, single, n_columns)
+    order, columns, row_starts = _transposed(by_column, rows[by_column], starts, n_rows)
+    to_transposed, transposed_rows, column_starts = _transposed(
+        single[:-1], columns, row_starts, n_columns
+    )
     pattern = SparsePattern(
-        rows=_int32(rows),
-        columns=_int32(columns),
-        row_starts=_starts(rows, n_rows),
-        transposed_rows=_int32(rows[to_transposed]),
-        transposed_columns=_int32(columns[to_transposed]),
-        column_starts=_starts(columns[to_transposed], n_columns),
-        to_transposed=_int32(to_transposed),
+        rows=_repeated(row_starts),
+        columns=cast(Any, columns),
+        row_starts=cast(Any, row_starts),
+        transposed_rows=cast(Any, transposed_rows),
+        transposed_columns=_repeated(column_starts),
+        column_starts=cast(Any, column_starts),
+        to_transposed=cast(Any, to_transposed),
         shape=(n_rows, n_columns),
     )
-    return pattern, order
+    return pattern, order.astype(np.int64)
 
 
 def _indices(name: str, values: Any, size: int) -> np.ndarray:
@@ -112,12 +118,18 @@ def _indices(name: str, values: Any, size: int) -> np.ndarray:
             f"{name}[{outside[0]}] is {found[outside[0]]}; 0 to {size - 1} is wanted "
             f"({outside.size} of {found.size} are out of range)"
         )
-    return found.astype(np.int64)
+    return found.astype(np.int32)
 
 
-def _starts(ascending: np.ndarray, size: int) -> Any:
-    return _int32(np.searchsorted(ascending, np.arange(size + 1)))
+def _transposed(
+    data: np.ndarray, columns: np.ndarray, row_starts: np.ndarray, n_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Data, rows and starts of the columns of a matrix that is stored by rows."""
+    shape = (len(row_starts) - 1, n_columns)
+    found = sparse.csr_array((data, columns, row_starts), shape=shape).tocsc()
+    return found.data, found.indices, found.indptr
 
 
-def _int32(values: np.ndarray) -> Any:
-    return values.astype(np.int32)
+def _repeated(starts: np.ndarray) -> Any:
+    """The number of each row, as often as it has entries."""
+    return np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
