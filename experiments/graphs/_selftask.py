@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import trove_jax
 from experiments.graphs import _planetoid as planetoid
 from trove_jax import core, losses
 
@@ -168,26 +167,3 @@ def _first(history) -> dict[str, np.ndarray]:
 @functools.partial(jax.jit, static_argnames="task")
 def _measure_seeds(task, variables, data):
     return jax.lax.map(lambda one: task.metrics(one, data), variables)
-
-
-def propagated_labels(topology: Any, labels: np.ndarray, classes: int, steps: int) -> np.ndarray:
-    """Harmonic functions: F <- P F + B, with P = D^-1 A but 0 in labelled rows, B their labels.
-
-    Args:
-      topology: with row-normalised weights, without self-loops.
-      labels: `[n]`, -1 where not known.
-      classes: number of classes, k.
-      steps: number of iterations.
-
-    Returns:
-      Scores, `[n, k]`.
-    """
-    known = jnp.asarray(labels >= 0)[:, None]
-    fixed = jax.nn.one_hot(jnp.asarray(labels), classes, dtype=jnp.float32)
-
-    def step(_, scores):
-        return jnp.where(known, fixed, trove_jax.graphs.propagate(topology, scores))
-
-    return np.asarray(
-        jax.jit(lambda s: jax.lax.fori_loop(0, steps, step, s))(jnp.zeros_like(fixed))
-    )

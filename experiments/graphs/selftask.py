@@ -308,9 +308,10 @@ class _Problem:
 
     @functools.cached_property
     def _lp(self):
-        walk = self.set.topology(self_loops="remove", norm="rw")
-        steps, classes = self.config.propagation_steps, self.set.classes
-        return selftask.propagated_labels(walk, self.labels, classes, steps).argmax(axis=1)
+        known = jax.nn.one_hot(self.labels, self.set.classes, dtype=jnp.float32)
+        spread = jax.jit(trove_jax.graphs.harmonic, static_argnames="steps")
+        scores = spread(self.bare, known, self.labels >= 0, steps=self.config.propagation_steps)
+        return np.asarray(scores).argmax(axis=1)
 
     @functools.cached_property
     def _ica(self):

@@ -10,7 +10,7 @@ import pytest
 from experiments.graphs import _planetoid as planetoid
 from experiments.graphs import _selftask, selftask
 from launch.lookup import resolve_config
-from trove_jax import core, graphs
+from trove_jax import core
 
 CONFIG = resolve_config(selftask, "smoke", [])
 
@@ -52,15 +52,6 @@ def test_lambda_is_that_of_the_task_and_set(problem):
     assert {c.treatment for c in selftask.CLAIMS} <= {
         f"{name}_{arm}" for name in ("cora", "citeseer") for arm in arms
     }
-
-
-def test_propagated_labels_are_the_harmonic_function():
-    """On a path between two known ends, scores fall in a straight line."""
-    path = graphs.topology.from_edges([[i, i + 1] for i in range(4)], 5, norm="rw")
-    labels = np.array([0, -1, -1, -1, 1])
-    got = _selftask.propagated_labels(path, labels, 2, 200)
-    np.testing.assert_allclose(got[:, 0], [1.0, 0.75, 0.5, 0.25, 0.0], atol=1e-5)
-    np.testing.assert_allclose(got.sum(1), 1.0, atol=1e-5)
 
 
 def test_two_stages_hand_over_parameters_and_nothing_else(problem, monkeypatch):
