@@ -78,14 +78,19 @@ def test_lists_and_counts_are_those_of_sets(topology):
 def test_lists_that_lie_across_chunks(monkeypatch):
     monkeypatch.setattr(pair_walk, "_SLOTS", 64)
     monkeypatch.setattr(pair_walk, "_HITS", 8)
-    # The programs are kept by the size of what they are given: another number of pairs.
-    functions = (
-        graphs.common_neighbours,
-        graphs.common_neighbour_counts,
-        graphs.neighbour_difference,
-        graphs.neighbour_difference_counts,
-    )
-    check_all(GRAPHS["masked"], functions, ALL_PAIRS[7:])
+    # Programs are kept by the size of what they are given: another number of pairs.
+    topology, pairs = GRAPHS["masked"], ALL_PAIRS[7:]
+    near = sets(topology)
+    rest = run(graphs.neighbour_difference, topology, pairs, M)
+    for p, (i, j) in enumerate(pairs):
+        assert rest.index[p, rest.mask[p]].tolist() == sorted(near[i] - near[j])
+    # With no room for them, the sums walk again.
+    for kept in (0, 16):
+        monkeypatch.setattr(pair_walk, "_KEPT", kept)
+        some = ALL_PAIRS[100 + kept :]
+        got = graphs.common_neighbour_sum(topology, some, X)
+        want = [X[sorted(near[i] & near[j])].sum(0) for i, j in some]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_edges_that_are_stored_twice_count_while_one_is_left():
@@ -111,41 +116,33 @@ def repeated_of(topology, pairs):
     )
 
 
-@pytest.mark.parametrize("implementation", ["sparse", "dense", None])
-def test_sums_are_products_of_matrices(topology, implementation):
-    kept = np.ones(topology.n_edge, bool) if topology.edge_mask is None else topology.edge_mask
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("plain", "sparse"), ("masked", "sparse"), ("masked", "dense"), ("masked", None)],
+)
+def test_sums_are_products_of_matrices(name, implementation):
+    topology = GRAPHS[name]
+    kept = slice(None) if topology.edge_mask is None else topology.edge_mask
     ends = (np.asarray(topology.receivers)[kept], np.asarray(topology.senders)[kept])
     adjacency = sparse.csr_matrix((np.ones(len(ends[0])), ends), (N, N))
     adjacency.data[:] = 1.0  # Repeated entries were added up.
     rows = adjacency[ALL_PAIRS[:, 0]].multiply(adjacency[ALL_PAIRS[:, 1]])
-    got = sum_of(topology, ALL_PAIRS, X, implementation=implementation)
+    g = np.random.default_rng(3).standard_normal((len(ALL_PAIRS), F)).astype(np.float32)
+    got, slope, again = slopes_of(topology, X, g, implementation)
     np.testing.assert_allclose(got, rows @ X, rtol=1e-5, atol=1e-5)
-    g = np.random.default_rng(3).standard_normal(got.shape).astype(np.float32)
-    slope = slope_of(topology, ALL_PAIRS, X, g, implementation)
     np.testing.assert_allclose(slope, rows.T @ g, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again, rows @ X, rtol=1e-5, atol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def slope_of(topology, pairs, x, g, implementation):
+@functools.partial(jax.jit, static_argnums=3)
+def slopes_of(topology, x, g, implementation):
+    """The sum, its gradient to `x`, and the gradient of that gradient along `x` to `g`."""
+
     def total(x):
-        out = graphs.common_neighbour_sum(topology, pairs, x, implementation=implementation)
-        return jnp.sum(out * g)
+        return graphs.common_neighbour_sum(topology, ALL_PAIRS, x, implementation=implementation)
 
-    return jax.grad(total)(x)
-
-
-def test_second_gradients():
-    pairs = ALL_PAIRS[:8]
-
-    @functools.partial(jax.jit, static_argnums=1)
-    def curvature(x, implementation):
-        def energy(x):
-            out = graphs.common_neighbour_sum(TOPOLOGY, pairs, x, implementation=implementation)
-            return jnp.sum(jnp.sin(out))
-
-        return jax.grad(lambda x: jnp.sum(jax.grad(energy)(x) ** 2))(x)
-
-    np.testing.assert_allclose(curvature(X, "sparse"), curvature(X, "dense"), rtol=1e-4, atol=1e-4)
+    y, pull = jax.vjp(total, x)
+    return y, pull(g)[0], jax.grad(lambda g: jnp.sum(pull(g)[0] * x))(g)
 
 
 def test_seeds():
@@ -192,9 +189,9 @@ def test_what_is_left_out():
     chance = 3 / len(rest)
     bound = 5 * np.sqrt(chance * (1 - chance) / len(pairs))
     np.testing.assert_allclose(share, chance, atol=bound)
-    # Nothing is drawn where everything fits.
-    whole = run(graphs.neighbour_difference, TOPOLOGY, pairs[:4], M, key=jax.random.key(0))
-    assert whole.index[0, whole.mask[0]].tolist() == rest
+    # The first ones are kept where everything fits.
+    whole = run(few_of, TOPOLOGY, np.tile([[2, 1]], (len(pairs), 1)), 3, jax.random.key(0))
+    assert whole.index[0, whole.mask[0]].tolist() == sorted(near[2] - near[1])
 
 
 @functools.partial(jax.jit, static_argnums=2)

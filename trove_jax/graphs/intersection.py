@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from trove_jax.graphs.pair_walk import NeighbourLists, neighbour_lists, over_hits
+from trove_jax.graphs.pair_walk import (
+    Hits,
+    NeighbourLists,
+    common_hits,
+    neighbour_lists,
+    over_hits,
+    over_kept,
+)
 from trove_jax.graphs.topology import Topology
 from trove_jax.kernels import sparse_forms as forms
 from trove_jax.kernels.numbers import compute_dtype
@@ -378,19 +385,30 @@ def _dense_sum(lists: NeighbourLists, pairs, x) -> jax.Array:
 
 @jax.jit
 def _sparse_sum(lists: NeighbourLists, pairs, x) -> jax.Array:
+    state = _State(lists, _sparse_hits()(lists, pairs))
     if x.ndim == 3:
-        return jax.vmap(_gathered, in_axes=(None, None, 0))(lists, pairs, x)
-    return _gathered(lists, pairs, x)
+        return jax.vmap(_gathered, in_axes=(None, None, 0))(state, pairs, x)
+    return _gathered(state, pairs, x)
+
+
+class _State(NamedTuple):
+    lists: NeighbourLists
+    hits: Hits
+
+
+@functools.cache
+def _sparse_hits() -> Any:
+    return forms.sequential(common_hits)
 
 
 @jax.custom_vjp
-def _gathered(lists: NeighbourLists, pairs, x) -> jax.Array:
+def _gathered(state: _State, pairs, x) -> jax.Array:
     """Rows of `x` at common neighbours, added up at their pairs: `[n, f]` to `[b, f]`."""
-    return _linear(False)(lists, pairs, x)
+    return _linear(False)(state, pairs, x)
 
 
-def _gathered_fwd(lists, pairs, x):
-    return _gathered(lists, pairs, x), (lists, pairs)
+def _gathered_fwd(state, pairs, x):
+    return _gathered(state, pairs, x), (state, pairs)
 
 
 def _gathered_bwd(saved, g):
@@ -401,13 +419,13 @@ _gathered.defvjp(_gathered_fwd, _gathered_bwd)
 
 
 @jax.custom_vjp
-def _scattered(lists: NeighbourLists, pairs, x) -> jax.Array:
+def _scattered(state: _State, pairs, x) -> jax.Array:
     """The transpose: rows of pairs, added up at their common neighbours, `[b, f]` to `[n, f]`."""
-    return _linear(True)(lists, pairs, x)
+    return _linear(True)(state, pairs, x)
 
 
-def _scattered_fwd(lists, pairs, x):
-    return _scattered(lists, pairs, x), (lists, pairs)
+def _scattered_fwd(state, pairs, x):
+    return _scattered(state, pairs, x), (state, pairs)
 
 
 def _scattered_bwd(saved, g):
@@ -419,14 +437,16 @@ _scattered.defvjp(_scattered_fwd, _scattered_bwd)
 
 @functools.cache
 def _linear(transposed: bool) -> Any:
-    def linear(lists: NeighbourLists, pairs, x):
+    def linear(state: _State, pairs, x):
         def step(total, pair, node, is_hit):
             source, target = (pair, node) if transposed else (node, pair)
             rows = jnp.where(is_hit[:, None], forms.gather(x, source), jnp.zeros((), x.dtype))
             return total.at[target].add(rows, mode="promise_in_bounds")
 
-        size = lists.starts.shape[0] - 1 if transposed else len(pairs)
-        start = jnp.zeros((size, x.shape[1]), x.dtype)
-        return over_hits(lists, pairs, step, start, common=True)
+        def start():
+            size = state.lists.starts.shape[0] - 1 if transposed else len(pairs)
+            return jnp.zeros((size, x.shape[1]), x.dtype)
+
+        return over_kept(state.hits, state.lists, pairs, step, start)
 
     return forms.folding(linear)
