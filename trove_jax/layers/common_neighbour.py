@@ -52,7 +52,7 @@ class CNHead(nn.Module):
         P(a, u) = alpha sigmoid(scale (s_au - offset) + log prior)
 
     The s_au in P is this network's own score with `depth` - 1, without gradient and dropout, and
-    that of `ncn` at depth 0. P is alpha r q / (r q + 1 - q) with q = sigmoid(scale (s_au - offset))
+    that of `ncn` at depth 0, which is also what `init_with_output` gives. P is alpha r q / (r q + 1 - q) with q = sigmoid(scale (s_au - offset))
     and the prior r, as published.
 
     Attributes:
@@ -69,11 +69,14 @@ class CNHead(nn.Module):
       offset: the score at which q is one half.
       prior: r, in (0, 1].
       alpha: bound of P.
-      limit: neighbours of one end that completion takes at most, in training a random choice, else
-        the first ones; `graphs.neighbour_difference_counts` says how many there are.
+      limit: neighbours of one end that completion takes at most; those that it takes then stand for
+        all. `graphs.neighbour_difference_counts` says how many there are.
+      sample: whether training takes a random choice of them, not the first ones; without need where
+        `limit` is the largest degree.
       block: pairs that completion scores at a time.
       as_released: whether the scores in P take x for h, so that q is applied twice, as the
         published code does.
+      implementation: of `graphs.common_neighbour_sum`.
 
     Raises:
       ValueError: an unknown kind; sizes below 1; `prior` outside (0, 1].
@@ -104,8 +107,10 @@ class CNHead(nn.Module):
     prior: float = 0.5
     alpha: float = 1.0
     limit: int = 128
+    sample: bool = True
     block: int = 4096
     as_released: bool = False
+    implementation: Literal["dense", "sparse"] | None = None
 
     def setup(self) -> None:
         """Checks the attributes and makes the perceptrons."""
@@ -179,13 +184,14 @@ class CNHead(nn.Module):
         elif self.kind != "gae":
             # A column of ones counts them on the way.
             ones = jnp.ones((x.shape[0], 1), x.dtype)
-            common = common_neighbour_sum(graph, pairs, jnp.concatenate([x, ones], axis=1))
+            columns, form = jnp.concatenate([x, ones], axis=1), self.implementation
+            common = common_neighbour_sum(graph, pairs, columns, implementation=form)
             common, count = common[:, :-1], jax.lax.stop_gradient(common[:, -1])
             if self.kind == "ncn2":
                 mixed += self.of_rest(two_hop_sum(graph, pairs, x), train=train)
             if self.kind == "ncn_diff":
                 mixed += self.of_rest(_either(graph, x, pairs, common), train=train)
-            # No score is there yet to complete with, and none is needed to make parameters.
+            # While parameters are made there is no score yet to complete with.
             if self.kind == "ncnc" and depth and not self.is_initializing():
                 common += self._completion(graph, h, x, pairs, count, depth, train)
             mixed += self._of_common(common, train)
@@ -209,7 +215,7 @@ class CNHead(nn.Module):
             )
             return self.alpha * nn.sigmoid(self.scale * (score - self.offset) + jnp.log(self.prior))
 
-        key = self.make_rng("dropout") if train else None
+        key = self.make_rng("dropout") if train and self.sample else None
         return difference_sum(
             graph, pairs, x, weigh, limit=self.limit, block=self.block, key=key, common=count
         )
