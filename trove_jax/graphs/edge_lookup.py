@@ -53,6 +53,8 @@ def has_edges(topology: Topology, senders: jax.Array, receivers: jax.Array) -> j
         )
 
     first, last = starts[at], starts[at + 1]
-    place, _ = jax.lax.fori_loop(0, topology.n_edge.bit_length(), halve, (first, last))
+    # As many halvings as the longest of these lists needs.
+    halvings = 32 - jax.lax.clz(jnp.max(last - first, initial=0))
+    place, _ = jax.lax.fori_loop(0, halvings, halve, (first, last))
     found = ends[jnp.minimum(place, topology.n_edge - 1)] == receivers
     return is_node & (place < last) & found

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from trove_jax.graphs.edge_lookup import has_edges
+from trove_jax.graphs.rejection import draw_until_taken
 from trove_jax.graphs.topology import Topology
 
 
@@ -47,20 +48,15 @@ def negative_edges(
     if 2 * taken > size * size:
         return _by_number(topology, key, count, self_loops)
 
-    def is_wrong(pairs):
-        wrong = has_edges(topology, pairs[:, 0], pairs[:, 1])
-        return wrong if self_loops else wrong | (pairs[:, 0] == pairs[:, 1])
+    def draw(tries, places):
+        shape = (*places.shape, 2)
+        pairs = jax.random.randint(jax.random.fold_in(key, tries), shape, 0, size, jnp.int32)
+        is_wrong = has_edges(topology, pairs[:, 0], pairs[:, 1])
+        if not self_loops:
+            is_wrong = is_wrong | (pairs[:, 0] == pairs[:, 1])
+        return pairs, ~is_wrong
 
-    def draw_again(state):
-        tries, pairs, wrong = state
-        fresh = jax.random.randint(
-            jax.random.fold_in(key, tries), (count, 2), 0, size, dtype=jnp.int32
-        )
-        pairs = jnp.where(wrong[:, None], fresh, pairs)
-        return tries + 1, pairs, is_wrong(pairs)
-
-    start = (jnp.int32(0), jnp.zeros((count, 2), jnp.int32), jnp.ones(count, bool))
-    return jax.lax.while_loop(lambda state: jnp.any(state[2]), draw_again, start)[1]
+    return draw_until_taken(draw, count)
 
 
 def _by_number(topology, key, count, self_loops):

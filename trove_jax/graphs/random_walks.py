@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from trove_jax.graphs.edge_lookup import has_edges
+from trove_jax.graphs.rejection import draw_until_taken
 from trove_jax.graphs.topology import Topology
 
 
@@ -63,7 +64,7 @@ def node2vec_walks(
       1      where else an edge leads from t to x,
       1 / q  elsewhere.
     The first step takes each edge with the same probability. Edges are drawn evenly and refused in
-    proportion, all walks at once, until every walk has one: nothing is stored for pairs of edges.
+    proportion until every walk has one: nothing is stored for pairs of edges.
 
     Args:
       topology: as in `random_walks`.
@@ -106,19 +107,16 @@ def node2vec_walks(
         # At the first step nothing is behind, and a dead end has one way to stay.
         is_free = (number == 0) | (out_degree[node] == 0)
 
-        def draw_again(tried):
-            tries, following, is_open = tried
+        def draw(tries, places):
             which, accept = jax.random.uniform(
-                jax.random.fold_in(step_key, tries), (2, starts.shape[0])
+                jax.random.fold_in(step_key, tries), (2, *places.shape)
             )
-            drawn = _following(topology, node, which)
-            share = jnp.where(has_edges(topology, before, drawn), near, far)
-            share = jnp.where(drawn == before, back, share)
-            taken = is_open & (is_free | (accept < share))
-            return tries + 1, jnp.where(taken, drawn, following), is_open & ~taken
+            drawn, last = _following(topology, node[places], which), before[places]
+            share = jnp.where(has_edges(topology, last, drawn), near, far)
+            share = jnp.where(drawn == last, back, share)
+            return drawn, is_free[places] | (accept < share)
 
-        start = (jnp.int32(0), node, jnp.ones(starts.shape, bool))
-        following = jax.lax.while_loop(lambda tried: jnp.any(tried[2]), draw_again, start)[1]
+        following = draw_until_taken(draw, starts.shape[0])
         return (node, following), following
 
     numbers = jnp.arange(length - 1, dtype=jnp.int32)
