@@ -175,7 +175,8 @@ def data_of(
 def task_of(arm: Arm) -> core.Task:
     """The task of an arm; equal arms, one task and one program.
 
-    Variables have the collections `split`, the number of the split, and `count`, the steps taken.
+    Variables have the collections `split`, the number of the split and whether links of a batch are
+    removed, and `count`, the steps taken.
     """
     model, graphs = arm.model, trove_jax.graphs
 
@@ -186,16 +187,16 @@ def task_of(arm: Arm) -> core.Task:
         pairs = jnp.zeros((1, 2), jnp.int32)
         zero = jnp.int32(0)
         variables = model.init(key, topology, x, pairs)
-        return {**variables, "split": {"number": zero}, "count": {"steps": zero}}
+        split = {"number": zero, "removes": jnp.bool_(True)}
+        return {**variables, "split": split, "count": {"steps": zero}}
 
     def loss(variables, batch, key, step):
         del step
         own = own_split(variables, batch.shared)
         topology, index = own["topology"], own["kept"][batch.examples]
-        if arm.removal:
-            topology = graphs.remove_links(topology, index, norm=_NORM)
-        else:
-            topology = _normalised(topology)
+        # The row -1 is no link.
+        gone = jnp.where(variables["split"]["removes"], index, -1)
+        topology = graphs.remove_links(topology, gone, norm=_NORM)
         negative_key, dropout_key = jax.random.split(key)
         negatives = graphs.draw_non_links(negative_key, own["absent"], len(index))
         pairs = jnp.concatenate([own["train"][index], negatives])
@@ -270,9 +271,12 @@ def train(
       `hits` and `auc` on test links at the best variables in percent, and the `step` of these,
       `[s]` each.
     """
-    task, keys = task_of(arm), core.seed_keys(seeds)
+    task, keys = task_of(arm._replace(removal=True)), core.seed_keys(seeds)
     state = core.init_states(task, arm.tx, keys)
-    split = {"number": jnp.arange(seeds, dtype=jnp.int32)}
+    split = {
+        "number": jnp.arange(seeds, dtype=jnp.int32),
+        "removes": jnp.full(seeds, arm.removal),
+    }
     state = state._replace(variables={**state.variables, "split": split})
     # Under vmap every step would also pay for the validation that only some need.
     state, _ = context.train_seeds(

@@ -52,8 +52,8 @@ class CNHead(nn.Module):
         P(a, u) = alpha sigmoid(scale (s_au - offset) + log prior)
 
     The s_au in P is this network's own score with `depth` - 1, without gradient and dropout, and
-    that of `ncn` at depth 0, which is also what `init_with_output` gives. P is alpha r q / (r q + 1 - q) with q = sigmoid(scale (s_au - offset))
-    and the prior r, as published.
+    that of `ncn` at depth 0, which is also what `init_with_output` gives. As published, P is
+    alpha r q / (r q + 1 - q) with q = sigmoid(scale (s_au - offset)) and the prior r.
 
     Attributes:
       kind: what is added up.
