@@ -14,6 +14,7 @@ from trove_jax.graphs.batching import (
 from trove_jax.graphs.completion import difference_sum, two_hop_sum
 from trove_jax.graphs.edge_lookup import has_edges
 from trove_jax.graphs.fastrp import fastrp, similarity_product
+from trove_jax.graphs.fastrp_rows import fastrp_rows
 from trove_jax.graphs.hop_weights import hop_scores, mix_hops, node_smoothing_level
 from trove_jax.graphs.hops import bfs, harmonic, two_hop
 from trove_jax.graphs.intersection import (
@@ -68,6 +69,7 @@ __all__ = [
     "draw_non_links",
     "edge_softmax",
     "fastrp",
+    "fastrp_rows",
     "gather_receivers",
     "gather_senders",
     "harmonic",

@@ -101,7 +101,7 @@ def fastrp(
         raise ValueError(f"width={width} must be from 1 to the number of nodes, {n}")
     if combine not in get_args(Combine):
         raise ValueError(f"combine={combine!r} is unknown; use one of {get_args(Combine)}")
-    _check_matrix(matrix)
+    check_matrix(matrix)
     check_kind(projection)
     _check_edges(topology)
     base = None
@@ -111,7 +111,7 @@ def fastrp(
             raise ValueError(f"init has shape {base.shape}; ({n}, {width}) is wanted")
     elif projection == "sparse":
         density = checked_density(usual_density(n) if density is None else density)
-    alphas, kept = _alphas(weights)
+    alphas, kept = checked_weights(weights)
     return _embed(
         topology, key, base, alphas, jnp.asarray(beta), kept=kept, width=width,
         projection=projection, density=density, matrix=matrix, normalise_rows=normalise_rows,
@@ -157,9 +157,9 @@ def similarity_product(
     Reference: Chen et al., Fast and Accurate Network Embeddings via Very Sparse Random Projection,
     CIKM 2019 (section 3.2).
     """
-    _check_matrix(matrix)
+    check_matrix(matrix)
     x = _checked_features(topology, "x", x)
-    alphas, kept = _alphas(weights)
+    alphas, kept = checked_weights(weights)
     return _embed(
         topology, None, x, alphas, jnp.asarray(beta), kept=kept, width=x.shape[1],
         projection="sparse", density=None, matrix=matrix, normalise_rows=False, standardise=False,
@@ -187,7 +187,7 @@ def _embed(
     dtype = base.values.dtype if isinstance(base, SparseRows) else base.dtype
     alphas, beta = alphas.astype(dtype), beta.astype(dtype)
     weight = topology.masked(jnp.asarray(topology.weight))
-    scale = _degree_scale(topology, weight, beta)
+    scale = degree_scale(topology, weight, beta)
     if matrix == "trans":
         weight = normalise(topology, "rw")
 
@@ -197,7 +197,7 @@ def _embed(
         for k in range(max(kept) + 1):
             x = propagate(topology, x, weight)
             if k in kept:
-                parts.append(alphas[k] * (_unit_rows(x) if normalise_rows else x))
+                parts.append(alphas[k] * (unit_rows(x) if normalise_rows else x))
         return parts
 
     def finished(start, size):
@@ -226,7 +226,7 @@ def _embed(
     return jnp.concatenate(jax.lax.fori_loop(0, blocks, block, outs), axis=1)
 
 
-def _degree_scale(topology: Topology, weight: jax.Array, beta: jax.Array) -> jax.Array:
+def degree_scale(topology: Topology, weight: jax.Array, beta: jax.Array) -> jax.Array:
     """(d_j / 2m)^beta by logarithms, 0 where nothing comes in."""
     degree = jax.ops.segment_sum(
         weight, topology.receivers, topology.n_node, indices_are_sorted=True
@@ -238,7 +238,7 @@ def _degree_scale(topology: Topology, weight: jax.Array, beta: jax.Array) -> jax
     return jnp.where(has_edges, jnp.exp(beta * logs), jnp.zeros_like(logs))
 
 
-def _unit_rows(x: jax.Array) -> jax.Array:
+def unit_rows(x: jax.Array) -> jax.Array:
     """Rows of length 1; a row of 0 stays."""
     squares = jnp.sum(jnp.square(x), axis=1, keepdims=True)
     is_zero = squares == 0
@@ -259,7 +259,7 @@ def _standardised(x: jax.Array) -> jax.Array:
     return centred * jnp.where(is_constant, jnp.zeros_like(inverse), inverse)
 
 
-def _alphas(weights: Sequence[float] | jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+def checked_weights(weights: Sequence[float] | jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
     """The weights as an array, and the powers that are needed: all of them for traced weights."""
     values = jnp.asarray(weights)
     if values.ndim != 1 or not values.size:
@@ -273,16 +273,22 @@ def _alphas(weights: Sequence[float] | jax.Array) -> tuple[jax.Array, tuple[int,
     return values, tuple(int(k) for k in kept)
 
 
-def _check_edges(topology: Topology) -> None:
-    """Refuses negative weights, and warns of nodes that nothing comes in at, where it can look."""
-    weight, starts = _concrete(topology.weight), _concrete(topology.starts)
-    if weight is None or starts is None:
-        return
-    if weight.size and weight.min() < 0:
+def check_edge_weights(topology: Topology) -> None:
+    """Refuses negative weights of edges where it can look."""
+    weight = _concrete(topology.weight)
+    if weight is not None and weight.size and weight.min() < 0:
         raise ValueError(
             f"topology.weight has the negative weight {weight.min():.4g}; degrees need weights of "
             "at least 0"
         )
+
+
+def _check_edges(topology: Topology) -> None:
+    """Refuses negative weights, and warns of nodes that nothing comes in at, where it can look."""
+    check_edge_weights(topology)
+    starts = _concrete(topology.starts)
+    if starts is None or _concrete(topology.weight) is None:
+        return
     counts = np.diff(starts)
     if topology.edge_mask is not None:
         mask = np.asarray(topology.edge_mask)
@@ -313,6 +319,7 @@ def _checked_features(topology: Topology, name: str, x: jax.Array) -> jax.Array:
     return x
 
 
-def _check_matrix(matrix: str) -> None:
+def check_matrix(matrix: str) -> None:
+    """Raises ValueError for an unknown matrix."""
     if matrix not in get_args(Matrix):
         raise ValueError(f"matrix={matrix!r} is unknown; use one of {get_args(Matrix)}")
