@@ -181,12 +181,13 @@ def task_of(arm: Arm) -> core.Task:
     model, graphs = arm.model, trove_jax.graphs
 
     def init(key):
-        # Shapes of variables depend on the numbers of nodes and features alone.
-        topology = graphs.topology.from_edges([[0, 1]], arm.n_node)
-        x = jnp.zeros((arm.n_node, arm.width)) if arm.width else None
-        pairs = jnp.zeros((1, 2), jnp.int32)
+        # Shapes of variables depend on the number of features, or without any on that of nodes.
+        nodes = 2 if arm.width else arm.n_node
+        topology = graphs.topology.from_edges([[0, 1]], nodes)
+        x = jnp.zeros((nodes, arm.width)) if arm.width else None
+        first = arm._replace(implementation="dense").model if arm.width else model
         zero = jnp.int32(0)
-        variables = model.init(key, topology, x, pairs)
+        variables = first.init(key, topology, x, jnp.zeros((1, 2), jnp.int32))
         split = {"number": zero, "removes": jnp.bool_(True)}
         return {**variables, "split": split, "count": {"steps": zero}}
 
