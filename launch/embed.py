@@ -26,6 +26,7 @@ from absl import flags
 
 from launch.program import run_program
 from trove_jax.core.errors import Interrupted, RunMismatch, TroveError, UsageError
+from trove_jax.core.stopping import catch_signals, stop_requested
 
 _EDGES = flags.DEFINE_string("edges", None, "File of edges: text (also .gz), .npy or .npz.")
 _OUT = flags.DEFINE_string("out", None, "File for the embedding, .npy.")
@@ -36,15 +37,13 @@ _MATRIX = flags.DEFINE_enum("matrix", "trans", ["trans", "adj"], "D^-1 A or A.")
 _PROJECTION = flags.DEFINE_enum(
     "projection", "sparse", ["sparse", "gaussian", "rademacher"], "Kind of random projection."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the projection.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the projection.", 0, 2**32 - 1)
 _DIRECTED = flags.DEFINE_bool("directed", False, "Edges go from u to v and not back.")
 _WEIGHTED = flags.DEFINE_bool("weighted", False, "Edges have weights.")
 _IDS = flags.DEFINE_enum(
     "ids", "numbers", ["numbers", "names"], "Whether nodes are numbered from 0, or are any words."
 )
-_NODES = flags.DEFINE_integer(
-    "nodes", None, "Number of nodes (default: the highest number and 1).", 1
-)
+_NODES = flags.DEFINE_integer("nodes", None, "How many (default: the highest number and 1).", 1)
 _NORMALIZE = flags.DEFINE_bool(
     "normalize", False, "Give each row of each power length 1; takes all columns in one block."
 )
@@ -54,38 +53,36 @@ _STANDARDIZE = flags.DEFINE_bool(
 _COLUMNS = flags.DEFINE_integer("columns", 64, "Columns in a block.", 1)
 
 _ROWS = 2**16
-_LARGEST_SEED = 2**32 - 1
 
 
 def main(_: list[str]) -> None:
     """Checks what is asked for, and embeds, continues or does nothing."""
-    began = time.monotonic()
     options, source, out = _options(), _source(), _out()
-    say = _Progress(sys.stderr)
     try:
-        found = _read(source, say)
-        settings = {**options, "nodes": found.n_node, "edges_sha256": found.sha256}
-        _check_size(settings, source, out)
-        if _is_finished(out, settings):
-            print(f"{out} is finished")
-            return
-        record = {"edges": len(found.edges), "isolated": _isolated(found, settings)}
-        if record["isolated"]:
-            say(
-                f"{record['isolated']} of {found.n_node} nodes have no edge that comes in: all of "
-                "them get the same row",
-                now=True,
-            )
-        with _parts(out, settings) as parts:
-            _embed(found, settings, parts, say)
-            _write(out, settings, parts, record, found.names, began)
-        shutil.rmtree(_parts_folder(out))
+        with catch_signals():
+            _run(options, source, out)
     except OSError as error:
         raise TroveError(f"{error.filename or out}: {error.strerror or error}") from error
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"nothing of {out.name} is half-written, and the same command continues"
-        ) from None
+        raise Interrupted("nothing is half-written; the same command continues") from None
+
+
+def _run(options: dict[str, Any], source: pathlib.Path, out: pathlib.Path) -> None:
+    began, say = time.monotonic(), _Progress(sys.stderr)
+    found = _read(source, say)
+    settings = {**options, "nodes": found.n_node, "edges_sha256": found.sha256}
+    _check_size(settings, source, out)
+    if _is_finished(out, settings):
+        print(f"{out} is finished")
+        return
+    isolated = _isolated(found, settings)
+    record = {"edges": len(found.edges), "isolated": isolated}
+    if isolated:
+        say(f"{isolated} of {found.n_node} nodes have no edge that comes in", now=True)
+    with _parts(out, settings) as parts:
+        _embed(found, settings, parts, say)
+        _write(out, settings, parts, record, found.names, began)
+    shutil.rmtree(_parts_folder(out))
     print(f"{out}: {settings['nodes']} x {settings['dim']}, float32")
 
 
@@ -102,8 +99,6 @@ def _options() -> dict[str, Any]:
         )
     if not math.isfinite(_BETA.value):
         raise UsageError(f"--beta={_BETA.value} is not a finite number")
-    if _SEED.value > _LARGEST_SEED:
-        raise UsageError(f"--seed={_SEED.value} is above {_LARGEST_SEED}")
     if _NORMALIZE.value and flags.FLAGS["columns"].present and _COLUMNS.value < _DIM.value:
         raise UsageError(
             f"--columns={_COLUMNS.value} with --normalize: the length of a row is known only when "
@@ -155,6 +150,8 @@ def _read(source: pathlib.Path, say: "_Progress") -> Any:
     from trove_jax import data
 
     def progress(done: int, size: int) -> None:
+        if stop_requested():
+            raise KeyboardInterrupt
         say(f"reading {source.name}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
 
     try:
@@ -256,25 +253,19 @@ def _embed(found: Any, settings: dict[str, Any], parts: pathlib.Path, say: "_Pro
         return
     import jax
 
-    from trove_jax import core, graphs
-    from trove_jax.core.stopping import stop_requested
+    from trove_jax import graphs
 
     say(f"sorting {len(found.edges)} edges of {found.n_node} nodes", now=True)
     try:
         topology = graphs.topology.from_edges(
-            found.edges,
-            found.n_node,
-            undirected=not settings["directed"],
-            edge_weight=found.weight,
+            found.edges, found.n_node, undirected=not _DIRECTED.value, edge_weight=found.weight
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
     topology = jax.device_put(topology)
     columns_of = _projection(settings)
-    with core.catch_signals(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".* have no edge that comes in", category=UserWarning
-        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* have no edge that comes in")
         for start in missing:
             if stop_requested():
                 raise Interrupted(
@@ -295,7 +286,6 @@ def _embed(found: Any, settings: dict[str, Any], parts: pathlib.Path, say: "_Pro
                 init=columns_of(start, width),
             )
             _save_block(_block_file(parts, start), np.asarray(block))
-            del block
 
 
 def _projection(settings: dict[str, Any]):
@@ -303,12 +293,13 @@ def _projection(settings: dict[str, Any]):
     import jax
 
     from trove_jax import graphs
-    from trove_jax.graphs.random_projection import usual_density
+    from trove_jax.graphs.random_projection import SparseRows, usual_density
 
     key, n, dim = jax.random.key(settings["seed"]), settings["nodes"], settings["dim"]
     if settings["projection"] == "sparse":
         rows = graphs.very_sparse_projection(key, n, dim, density=usual_density(n))
-        return jax.jit(lambda start, width: rows.dense(width, start), static_argnums=1)
+        dense = jax.jit(SparseRows.dense, static_argnums=1)
+        return lambda start, width: dense(rows, width, start)
     whole = np.asarray(graphs.random_projection(key, n, dim, kind=settings["projection"]))
     return lambda start, width: jax.device_put(whole[:, start : start + width])
 
@@ -400,10 +391,8 @@ class _Progress:
         if not now and moment - self._shown < (0.1 if self._moves else 10.0):
             return
         self._shown = moment
-        line = f"[{moment - self._began:4.0f} s] {text}"
-        self._stream.write(
-            f"\r\033[K{line}" + ("\n" if now else "") if self._moves else f"{line}\n"
-        )
+        start, end = ("\r\033[K", "\n" if now else "") if self._moves else ("", "\n")
+        self._stream.write(f"{start}[{moment - self._began:4.0f} s] {text}{end}")
         self._stream.flush()
 
 
