@@ -154,9 +154,11 @@ def _settings(**changes: Any) -> dict[str, Any]:
         "seeds": 10,
         "sets": ("cora", "citeseer", "pubmed"),
         "arms": ("gcn", "sgc", "dagnn", "dgmlp", "even"),
+        # A step on PubMed takes ten times one on Cora: the laptop trains what the claims compare.
+        "arms_pubmed": ("sgc", "dgmlp", "even"),
         "grid_sets": ("cora",),
         "grid": ("gcn", "two", "res"),
-        "depths": (2, 4, 8, 16),
+        "depths": (2, 8, 16),
         "grid_dropout": 0.5,
         "sparse_set": "pubmed",
         "edge_shares": (0.1, 0.3, 0.6, 1.0),
@@ -187,7 +189,9 @@ _SMOKE = {
 _PAPER = {
     "seeds": 100,
     "grid_sets": ("cora", "pubmed"),
+    "arms_pubmed": ("gcn", "sgc", "dagnn", "dgmlp", "even"),
     "grid": ("gcn", "two", "double", "res", "dense"),
+    "depths": (2, 4, 8, 16),
     "steps_others": 1000,
 }
 
@@ -254,8 +258,12 @@ def _set_stages(config) -> list[tuple[str, str, str, planetoid.Arm]]:
     return [
         (f"{name}_{kind}", name, kind, _arm(config, name, kind))
         for name in config.sets
-        for kind in config.arms
+        for kind in _arms_on(config, name)
     ]
+
+
+def _arms_on(config, name) -> tuple[str, ...]:
+    return config.arms_pubmed if name == "pubmed" else config.arms
 
 
 def _grid_stages(config) -> list[tuple[str, str, str, planetoid.Arm]]:
@@ -400,7 +408,7 @@ def _figures(config, arms, found) -> list[Figure]:
 def _published_note(config, arms) -> str:
     parts = []
     for name in config.sets:
-        for kind in config.arms:
+        for kind in _arms_on(config, name):
             mean = f"{name} {kind} {arms[f'{name}_{kind}']['accuracy'].mean():.1f}"
             published = _PUBLISHED.get(name, {}).get(kind)
             parts.append(f"{mean} ({published})" if published else mean)
