@@ -155,7 +155,7 @@ def data_of(
         )
         own.append(
             {
-                "topology": graphs.remove_links(topology, jnp.asarray(gone)),
+                "topology": _without_links(topology, gone),
                 "train": split.train,
                 "kept": np.resize(kept, count),
                 "absent": graphs.non_links(split.train, n_node),
@@ -169,6 +169,11 @@ def data_of(
     shared = {"own": jax.tree.map(lambda *leaves: np.stack(leaves), *own), "features": features}
     examples = np.arange(len(own[0]["train"]), dtype=np.int32)
     return core.Data(jnp.asarray(examples), jax.tree.map(jnp.asarray, shared))
+
+
+@jax.jit
+def _without_links(topology, index):
+    return trove_jax.graphs.remove_links(topology, index)
 
 
 @functools.lru_cache(maxsize=64)
@@ -232,7 +237,7 @@ def task_of(arm: Arm) -> core.Task:
         return core.hits_at_k(positive, negative, arm.hits)
 
     def metrics(variables, data):
-        return rank(variables, data.shared, PARTS, {"hits": hits, "auc": core.auc})
+        return rank(variables, data.shared, ("test",), {"hits": hits, "auc": core.auc})
 
     def validate(variables, batch):
         def measured():
