@@ -10,7 +10,7 @@ class instead of 20.
 
 preset   data                   steps   expected                                     time
 smoke    digits as a graph      8       runs at all                                  seconds
-laptop   Cora, CiteSeer,        600,    DAGNN 84.4, 73.3, 80.5 %; GCN 81.8, 70.8,    ~10 min CPU
+laptop   Cora, CiteSeer,        600,    DAGNN 84.4, 73.3, 80.5 %; GCN 81.8, 70.8,    13 min CPU
          PubMed, 10 seeds       400     79.3 %; APPNP 83.3, 71.8, 80.1 %
 paper    the same, 100 seeds    1000    the same                                     ~1 h on one
                                                                                      accelerator

@@ -9,7 +9,7 @@ which number of hops does validation choose? Every seed draws its own edges and 
 
 preset   data                   expected                                             time
 smoke    digits as a graph      runs at all                                          seconds
-laptop   Cora, CiteSeer,        DGMLP 84.6, 73.4, 81.2 %; SGC 81.0, 71.3, 78.9 %     ~8 min CPU
+laptop   Cora, CiteSeer,        DGMLP 84.6, 73.4, 81.2 %; SGC 81.0, 71.3, 78.9 %     8 min CPU
          PubMed, 10 seeds
 paper    the same, 100 seeds,   the same                                             ~2 h on one
          C2 also on PubMed                                                           accelerator
