@@ -230,15 +230,7 @@ def _parts(out: pathlib.Path, settings: dict[str, Any]) -> Iterator[pathlib.Path
     from trove_jax import core
 
     folder = _parts_folder(out)
-    cure = "; use another --workdir"
-    try:
-        directory = core.RunDirectory(folder, settings)
-    except RunMismatch as error:
-        if not str(error).endswith(cure):
-            raise
-        raise RunMismatch(
-            f"{str(error).removesuffix(cure)}; remove it, or choose another --out"
-        ) from error
+    directory = core.RunDirectory(folder, settings, cure="remove it, or choose another --out")
     try:
         yield folder
     finally:

@@ -26,6 +26,7 @@ class RunDirectory:
       path: the folder.
       run: what the run is: experiment, preset, seeds and configuration, as JSON values. An
         existing folder must hold the same.
+      cure: what to do where it does not, for the message.
 
     Attributes:
       path: the folder, absolute.
@@ -37,7 +38,13 @@ class RunDirectory:
       TroveError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, run: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        run: Mapping[str, Any],
+        *,
+        cure: str = "use another --workdir",
+    ):
         self.path = pathlib.Path(path).absolute()
         self.identity = json_digest(run)
         self._began = time.monotonic()
@@ -49,7 +56,7 @@ class RunDirectory:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.resumed = config.exists()
                 if self.resumed:
-                    _check_same_run(config, run)
+                    _check_same_run(config, run, cure)
                 else:
                     write_durably(config, json.dumps(run, indent=1).encode())
             except BlockingIOError as error:
@@ -108,16 +115,14 @@ def _read_seconds(clock: pathlib.Path) -> float:
         return 0.0
 
 
-def _check_same_run(config: pathlib.Path, run: Mapping[str, Any]) -> None:
+def _check_same_run(config: pathlib.Path, run: Mapping[str, Any], cure: str) -> None:
     try:
         found = json.loads(config.read_text())
     except ValueError as error:
-        raise RunMismatch(f"{config} is damaged; use another --workdir") from error
+        raise RunMismatch(f"{config} is damaged; {cure}") from error
     difference = _first_difference(found, json.loads(json.dumps(run)))
     if difference:
-        raise RunMismatch(
-            f"{config.parent} belongs to another run ({difference}); use another --workdir"
-        )
+        raise RunMismatch(f"{config.parent} belongs to another run ({difference}); {cure}")
 
 
 def _first_difference(found: Any, wanted: Any, name: str = "") -> str | None:

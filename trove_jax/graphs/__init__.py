@@ -11,7 +11,7 @@ from trove_jax.graphs.batching import (
     pool,
     unbatch,
 )
-from trove_jax.graphs.completion import difference_sum, two_hop_sum
+from trove_jax.graphs.completion import difference_sum, two_hop_sum, weighted_neighbour_sum
 from trove_jax.graphs.edge_lookup import has_edges
 from trove_jax.graphs.fastrp import fastrp, similarity_product
 from trove_jax.graphs.fastrp_rows import fastrp_rows
@@ -24,7 +24,6 @@ from trove_jax.graphs.intersection import (
     common_neighbours,
     neighbour_difference,
     neighbour_difference_counts,
-    weighted_neighbour_sum,
 )
 from trove_jax.graphs.negative_edges import negative_edges
 from trove_jax.graphs.negative_links import NonLinks, draw_non_links, non_links

@@ -1,4 +1,4 @@
-"""What pairs would share if the graph were complete: sums over neighbours of one end alone.
+"""What pairs would share if the graph were complete: weighted sums over their neighbours.
 
 A pair has few such neighbours on average and hundreds at most. They stand one behind the other in
 one list, and loops go through as much of it as is in use.
@@ -12,7 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from trove_jax.graphs.intersection import common_neighbour_counts, neighbour_difference
+from trove_jax.graphs.intersection import (
+    Neighbours,
+    common_neighbour_counts,
+    neighbour_difference,
+)
 from trove_jax.graphs.propagation import propagate
 from trove_jax.graphs.topology import Topology
 from trove_jax.kernels.numbers import compute_dtype
@@ -137,6 +141,59 @@ def _entry_sum_bwd(block, n_rows, saved, g):
 
 
 _entry_sum.defvjp(_entry_sum_fwd, _entry_sum_bwd)
+
+
+def weighted_neighbour_sum(neighbours: Neighbours, weight: jax.Array, x: jax.Array) -> jax.Array:
+    """Adds up what some neighbours of pairs hold, with a weight for each pair and neighbour.
+
+    s_p = sum over k of w_pk x_(index_pk)
+
+    One neighbour of every pair after the other, so that no array is larger than the sum; the
+    gradient reads `x` again instead of keeping what was read.
+
+    Args:
+      neighbours: nodes and mask, `[b, m]`; weights that are masked may be NaN.
+      weight: floating-point `[b, m]`.
+      x: floating-point `[n, f]`.
+
+    Returns:
+      `[b, f]` in the dtype of `x`, summed in float32 at least.
+
+    Raises:
+      ValueError: shapes that do not fit; a dtype that is not floating-point.
+
+    Example:
+      >>> found = Neighbours(jnp.array([[1, 2], [0, 0]]), jnp.array([[True, True], [True, False]]))
+      >>> weight = jnp.array([[0.5, 1.0], [2.0, jnp.nan]])
+      >>> print(weighted_neighbour_sum(found, weight, jnp.array([[1.0], [2.0], [4.0]])).ravel())
+      [5. 2.]
+
+    Reference: Wang et al., ICLR 2024 (equation of NCNC).
+    """
+    index, mask = (jnp.asarray(array) for array in neighbours)
+    weight, x = jnp.asarray(weight), jnp.asarray(x)
+    if weight.shape != index.shape or mask.shape != index.shape or index.ndim != 2:
+        raise ValueError(
+            f"weight has shape {weight.shape}, mask {mask.shape} and index {index.shape}; the "
+            "same (b, m) is wanted"
+        )
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}; (n, f) is wanted")
+    for name, array in (("weight", weight), ("x", x)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} has dtype {array.dtype}; a floating-point dtype is wanted")
+    dtype = compute_dtype(weight, x)
+    weight = jnp.where(mask, weight, jnp.zeros((), weight.dtype)).astype(dtype)
+    if not x.size:
+        return jnp.zeros((index.shape[0], x.shape[1]), x.dtype)
+
+    @jax.checkpoint
+    def add(total, column):
+        at, share = column
+        return total + share[:, None] * x[at].astype(dtype), None
+
+    start = jnp.zeros((index.shape[0], x.shape[1]), dtype)
+    return lax.scan(add, start, (index.T, weight.T))[0].astype(x.dtype)
 
 
 def two_hop_sum(topology: Topology, pairs: jax.Array, x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from trove_jax.graphs.fastrp import (
     degree_scale,
     unit_rows,
 )
+from trove_jax.graphs.neighbourhood import edges_into
 from trove_jax.graphs.random_projection import (
     Projection,
     check_kind,
@@ -119,23 +120,18 @@ def _senders_within(
 
     A row of the matrix that is more than `steps` - 1 steps away is empty: it only sends.
     """
-    starts, senders = np.asarray(topology.starts), np.asarray(topology.senders)
+    senders, receivers = np.asarray(topology.senders), np.asarray(topology.receivers)
     weight = np.asarray(topology.masked(jnp.asarray(topology.weight)))
     is_reached = np.zeros(n, bool)
-    new, receivers, edges = np.unique(nodes), [], []
+    new, edges = np.unique(nodes), []
     is_reached[new] = True
     for _ in range(steps):
-        counts = starts[new + 1] - starts[new]
-        ends = np.cumsum(counts)
-        edges.append(np.repeat(starts[new] - (ends - counts), counts) + np.arange(counts.sum()))
-        receivers.append(np.repeat(new, counts))
+        edges.append(edges_into(topology, new))
         new = np.unique(senders[edges[-1]])
         new = new[~is_reached[new]]
         is_reached[new] = True
     reached = np.flatnonzero(is_reached)
     edge = np.concatenate(edges)
-    rows, columns = (
-        np.searchsorted(reached, ends) for ends in (np.concatenate(receivers), senders[edge])
-    )
+    rows, columns = (np.searchsorted(reached, ends) for ends in (receivers[edge], senders[edge]))
     shape = (len(reached), len(reached))
     return reached, sparse.csr_array((weight[edge], (rows, columns)), shape=shape)

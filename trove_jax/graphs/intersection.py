@@ -239,59 +239,6 @@ def common_neighbour_sum(
     return out.astype(x.dtype)
 
 
-def weighted_neighbour_sum(neighbours: Neighbours, weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Adds up what some neighbours of pairs hold, with a weight for each pair and neighbour.
-
-    s_p = sum over k of w_pk x_(index_pk)
-
-    One neighbour of every pair after the other, so that no array is larger than the sum; the
-    gradient reads `x` again instead of keeping what was read.
-
-    Args:
-      neighbours: nodes and mask, `[b, m]`; weights that are masked may be NaN.
-      weight: floating-point `[b, m]`.
-      x: floating-point `[n, f]`.
-
-    Returns:
-      `[b, f]` in the dtype of `x`, summed in float32 at least.
-
-    Raises:
-      ValueError: shapes that do not fit; a dtype that is not floating-point.
-
-    Example:
-      >>> found = Neighbours(jnp.array([[1, 2], [0, 0]]), jnp.array([[True, True], [True, False]]))
-      >>> weight = jnp.array([[0.5, 1.0], [2.0, jnp.nan]])
-      >>> print(weighted_neighbour_sum(found, weight, jnp.array([[1.0], [2.0], [4.0]])).ravel())
-      [5. 2.]
-
-    Reference: Wang et al., ICLR 2024 (equation of NCNC).
-    """
-    index, mask = (jnp.asarray(array) for array in neighbours)
-    weight, x = jnp.asarray(weight), jnp.asarray(x)
-    if weight.shape != index.shape or mask.shape != index.shape or index.ndim != 2:
-        raise ValueError(
-            f"weight has shape {weight.shape}, mask {mask.shape} and index {index.shape}; the "
-            "same (b, m) is wanted"
-        )
-    if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}; (n, f) is wanted")
-    for name, array in (("weight", weight), ("x", x)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} has dtype {array.dtype}; a floating-point dtype is wanted")
-    dtype = compute_dtype(weight, x)
-    weight = jnp.where(mask, weight, jnp.zeros((), weight.dtype)).astype(dtype)
-    if not x.size:
-        return jnp.zeros((index.shape[0], x.shape[1]), x.dtype)
-
-    @jax.checkpoint
-    def add(total, column):
-        at, share = column
-        return total + share[:, None] * x[at].astype(dtype), None
-
-    start = jnp.zeros((index.shape[0], x.shape[1]), dtype)
-    return lax.scan(add, start, (index.T, weight.T))[0].astype(x.dtype)
-
-
 def checked_pairs(pairs: Any, n_node: int) -> jax.Array:
     """Pairs as `[b, 2]` int32, or the ValueError of `common_neighbours`."""
     if isinstance(pairs, list | tuple):
@@ -386,9 +333,10 @@ def _dense_sum(lists: NeighbourLists, pairs, x) -> jax.Array:
 @jax.jit
 def _sparse_sum(lists: NeighbourLists, pairs, x) -> jax.Array:
     state = _State(lists, _sparse_hits()(lists, pairs))
+    gather = functools.partial(_moved, False)
     if x.ndim == 3:
-        return jax.vmap(_gathered, in_axes=(None, None, 0))(state, pairs, x)
-    return _gathered(state, pairs, x)
+        return jax.vmap(gather, in_axes=(None, None, 0))(state, pairs, x)
+    return gather(state, pairs, x)
 
 
 class _State(NamedTuple):
@@ -401,38 +349,21 @@ def _sparse_hits() -> Any:
     return forms.sequential(common_hits)
 
 
-@jax.custom_vjp
-def _gathered(state: _State, pairs, x) -> jax.Array:
-    """Rows of `x` at common neighbours, added up at their pairs: `[n, f]` to `[b, f]`."""
-    return _linear(False)(state, pairs, x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _moved(transposed: bool, state: _State, pairs, x) -> jax.Array:
+    """Rows of common neighbours, added up at their pairs; transposed, of pairs at neighbours."""
+    return _linear(transposed)(state, pairs, x)
 
 
-def _gathered_fwd(state, pairs, x):
-    return _gathered(state, pairs, x), (state, pairs)
+def _moved_fwd(transposed, state, pairs, x):
+    return _moved(transposed, state, pairs, x), (state, pairs)
 
 
-def _gathered_bwd(saved, g):
-    return None, None, _scattered(*saved, g)
+def _moved_bwd(transposed, saved, g):
+    return None, None, _moved(not transposed, *saved, g)
 
 
-_gathered.defvjp(_gathered_fwd, _gathered_bwd)
-
-
-@jax.custom_vjp
-def _scattered(state: _State, pairs, x) -> jax.Array:
-    """The transpose: rows of pairs, added up at their common neighbours, `[b, f]` to `[n, f]`."""
-    return _linear(True)(state, pairs, x)
-
-
-def _scattered_fwd(state, pairs, x):
-    return _scattered(state, pairs, x), (state, pairs)
-
-
-def _scattered_bwd(saved, g):
-    return None, None, _gathered(*saved, g)
-
-
-_scattered.defvjp(_scattered_fwd, _scattered_bwd)
+_moved.defvjp(_moved_fwd, _moved_bwd)
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def khop_neighbourhood(topology: Topology, seeds: Any, hops: int) -> Neighbourho
     distance[found] = 0
     front = np.unique(found)
     for hop in range(1, hops + 1):
-        edges = _edges_into(topology, front)
+        edges = edges_into(topology, front)
         if kept is not None:
             edges = edges[kept[edges]]
         reached = np.unique(senders[edges])
@@ -84,7 +84,7 @@ def khop_neighbourhood(topology: Topology, seeds: Any, hops: int) -> Neighbourho
             break
         distance[front] = hop
     nodes = np.flatnonzero(distance >= 0)
-    edges = _edges_into(topology, nodes)
+    edges = edges_into(topology, nodes)
     inside = distance[senders[edges]] >= 0
     edges = edges[inside if kept is None else inside & kept[edges]]
     place = np.zeros(topology.n_node, np.int64)
@@ -105,7 +105,7 @@ def khop_neighbourhood(topology: Topology, seeds: Any, hops: int) -> Neighbourho
     )
 
 
-def _edges_into(topology: Topology, nodes: np.ndarray) -> np.ndarray:
+def edges_into(topology: Topology, nodes: np.ndarray) -> np.ndarray:
     """Stored edges that end at some nodes, in the order of the nodes."""
     starts = np.asarray(topology.starts).astype(np.int64)
     counts = starts[nodes + 1] - starts[nodes]

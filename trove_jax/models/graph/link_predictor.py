@@ -56,6 +56,19 @@ class HadamardDecoder(nn.Module):
         return as_logits(nn.Dense(1)(h)[..., 0])
 
 
+def embed_nodes(
+    model: Any, topology: Topology, x: Any, table_init: Any, *, train: bool
+) -> jax.Array:
+    """What a model's `encoder` makes of `x`, or of its `table` of parameters where `x` is None."""
+    if x is None:
+        if model.table < 1:
+            raise ValueError(
+                "x is None and table=0; give features, or a width for a table of parameters"
+            )
+        x = model.param("table", table_init, (topology.n_node, model.table))
+    return model.encoder(topology, x, train=train)
+
+
 class LinkPredictor(nn.Module):
     """Embeds the nodes of a graph, then scores pairs of them.
 
@@ -86,15 +99,7 @@ class LinkPredictor(nn.Module):
     @nn.compact
     def embed(self, topology: Topology, x: Any, *, train: bool = False) -> jax.Array:
         """Embeds all nodes, `[n, d]`; arguments as for `__call__`."""
-        if x is None:
-            if self.table < 1:
-                raise ValueError(
-                    "x is None and table=0; give features, or a width for a table of parameters"
-                )
-            size = (topology.n_node, self.table)
-            x = self.param("table", nn.initializers.xavier_uniform(), size)
-        encoder: Any = self.encoder
-        return encoder(topology, x, train=train)
+        return embed_nodes(self, topology, x, nn.initializers.xavier_uniform(), train=train)
 
     def decode(self, h: jax.Array, pairs: jax.Array, *, train: bool = False) -> jax.Array:
         """Scores pairs of embedded nodes: `h` `[n, d]`, `pairs` `[b, 2]` to logits `[b]`."""

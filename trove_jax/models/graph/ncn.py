@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from trove_jax.graphs.topology import Topology
+from trove_jax.models.graph.link_predictor import embed_nodes
 
 
 class NCN(nn.Module):
@@ -45,15 +46,7 @@ class NCN(nn.Module):
     @nn.compact
     def embed(self, topology: Topology, x: Any, *, train: bool = False) -> jax.Array:
         """Embeds all nodes, `[n, d]`; arguments as for `__call__`."""
-        if x is None:
-            if self.table < 1:
-                raise ValueError(
-                    "x is None and table=0; give features, or a width for a table of parameters"
-                )
-            size = (topology.n_node, self.table)
-            x = self.param("table", nn.initializers.orthogonal(), size)
-        encoder: Any = self.encoder
-        return encoder(topology, x, train=train)
+        return embed_nodes(self, topology, x, nn.initializers.orthogonal(), train=train)
 
     def decode(
         self, topology: Topology, h: jax.Array, pairs: jax.Array, *, train: bool = False
