@@ -187,8 +187,8 @@ def common_neighbour_sum(
       x: floating-point `[n, f]`, or `[s, n, f]` for seeds.
       implementation: `"sparse"` walks the shorter list of a pair and looks its nodes up in the
         other; `"dense"` makes the adjacency matrix and multiplies its rows, `n * n + 5 b n` bytes;
-        None: `"sparse"` on a CPU, where it was measured faster; elsewhere, where nothing was
-        measured, `"dense"` if it takes at most 256 MiB.
+        None: `"sparse"` on a CPU; elsewhere `"dense"` if it takes at most 256 MiB. The two were
+        not measured beside each other.
 
     Returns:
       `[b, f]` or `[s, b, f]` in the dtype of `x`, summed in float32 at least; 0 without a common
