@@ -1,7 +1,8 @@
-"""DeepWalk as a training run: skip-gram with negative sampling on walks drawn in every step.
+"""DeepWalk and node2vec as a training run: skip-gram with negative samples on walks of every step.
 
-An epoch is one walk from every node in random order. Negative samples follow the degree to the
-power 3/4, and the learning rate falls to 0 linearly, as in word2vec.
+They differ in the walks alone: node2vec's turn back or go far as p and q say. An epoch is one walk
+from every node in random order. Negative samples follow the degree to the power 3/4, and the
+learning rate falls to 0 linearly, as in word2vec.
 """
 
 import functools
@@ -28,6 +29,8 @@ class DeepWalk(NamedTuple):
       samples: negative samples that each walk draws and shares among its nodes.
       batch: walks per step.
       learning_rate: of Adam at the first step.
+      p: return parameter of node2vec; DeepWalk has 1.
+      q: in-out parameter of node2vec; DeepWalk has 1.
     """
 
     width: int
@@ -37,6 +40,8 @@ class DeepWalk(NamedTuple):
     samples: int
     batch: int
     learning_rate: float
+    p: float = 1.0
+    q: float = 1.0
 
     def steps(self, n_node: int) -> int:
         """Steps of a run; the incomplete batch at the end of an epoch is left out."""
@@ -75,7 +80,7 @@ def task_of(arm: DeepWalk, n_node: int) -> core.Task:
         del step
         params, (topology, chances) = variables["params"], batch.shared
         walk_key, sample_key = jax.random.split(key)
-        walks = trove_jax.graphs.random_walks(topology, walk_key, batch.examples, arm.length)
+        walks = _walks(arm, topology, walk_key, batch.examples)
         uniform = jax.random.uniform(sample_key, (walks.shape[0], arm.samples))
         drawn = jnp.searchsorted(chances, uniform)
         value = trove_jax.losses.skip_gram_loss(
@@ -87,6 +92,12 @@ def task_of(arm: DeepWalk, n_node: int) -> core.Task:
         return value, core.Aux()
 
     return core.Task(init, loss, lambda variables, data: {})
+
+
+def _walks(arm: DeepWalk, topology: Any, key: jax.Array, starts: jax.Array) -> jax.Array:
+    if arm.p == arm.q == 1:
+        return trove_jax.graphs.random_walks(topology, key, starts, arm.length)
+    return trove_jax.graphs.node2vec_walks(topology, key, starts, arm.length, p=arm.p, q=arm.q)
 
 
 def data_of(topology: Any) -> core.Data:

@@ -142,6 +142,7 @@ _LAMBDA = {
     "distance_to_labelled": (100.0, 10.0, 1.0),
     "context_lp": (50.0, 1.0, 1.0),
     "context_ica": (10.0, 10.0, 10.0),
+    "context_both": (10.0, 8.0, 10.0),
     "few_lp": (5.0, 1.0, 1.0),
 }
 _COLUMN = {"cora": 0, "citeseer": 1, "pubmed": 2, "digits": 0}
@@ -151,7 +152,9 @@ _DRAWN = {"pairwise_distance": 4000, "pairwise_similarity": 5000}
 _TASKS = (
     *("node_property", "edge_mask", "attribute_mask"),
     *("pairwise_distance", "distance_to_clusters", "pairwise_similarity"),
-    *("distance_to_labelled", "context_lp", "context_ica", "corrected_lp", "corrected_ica"),
+    "distance_to_labelled",
+    *("context_lp", "context_ica", "context_both"),
+    *("corrected_lp", "corrected_ica", "corrected_both"),
 )
 
 
@@ -256,7 +259,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
                 two_stage=arm.two_stage,
             )
         test = node_set.parts["test"]
-        for kind in ("lp", "ica"):
+        for kind in ("lp", "ica", "both"):
             right = whole.guesses(kind)[test] == node_set.labels[test]
             # Both are deterministic: one value for all seeds.
             arms[f"{name}_{kind}"] = {"accuracy": np.full(config.seeds, 100.0 * right.mean())}
@@ -303,21 +306,22 @@ class _Problem:
         return data._replace(shared={**data.shared, "train": jnp.asarray(self.train, jnp.int32)})
 
     def guesses(self, kind: str) -> np.ndarray:
-        """Labels of all nodes, by label propagation or iterative classification."""
-        return self._lp if kind == "lp" else self._ica
+        """Labels of all nodes, by label propagation, iterative classification or both."""
+        scores = {"lp": [self._lp], "ica": [self._ica], "both": [self._lp, self._ica]}[kind]
+        return np.sum(scores, axis=0).argmax(axis=1)
 
     @functools.cached_property
     def _lp(self):
         known = jax.nn.one_hot(self.labels, self.set.classes, dtype=jnp.float32)
         spread = jax.jit(trove_jax.graphs.harmonic, static_argnames="steps")
         scores = spread(self.bare, known, self.labels >= 0, steps=self.config.propagation_steps)
-        return np.asarray(scores).argmax(axis=1)
+        return np.asarray(scores)
 
     @functools.cached_property
     def _ica(self):
         return trove_jax.models.iterative_classification(
             self.bare, self.features, self.labels, classes=self.set.classes
-        ).argmax(axis=1)
+        )
 
 
 def _problem(config, node_set, train) -> _Problem:

@@ -54,6 +54,15 @@ def test_lambda_is_that_of_the_task_and_set(problem):
     }
 
 
+def test_both_guesses_are_the_largest_sum_of_scores(problem):
+    scores = problem._lp + problem._ica
+    guesses = {kind: problem.guesses(kind) for kind in ("lp", "ica", "both")}
+    np.testing.assert_array_equal(guesses["both"], scores.argmax(axis=1))
+    agreed = guesses["lp"] == guesses["ica"]
+    assert 0 < agreed.sum() < len(agreed)
+    np.testing.assert_array_equal(guesses["both"][agreed], guesses["lp"][agreed])
+
+
 def test_two_stages_hand_over_parameters_and_nothing_else(problem, monkeypatch):
     calls = []
 

@@ -128,6 +128,21 @@ def test_hops_to_labelled_nodes():
     np.testing.assert_array_equal(found["nodes"], np.flatnonzero(LABELS < 0))
 
 
+def test_a_class_without_labels_is_warned_of_and_has_no_closeness():
+    labels = np.where(LABELS == 1, -1, LABELS)
+    with pytest.warns(UserWarning, match="no node of class 1"):
+        found = losses.pretext_targets(
+            "distance_to_labelled",
+            TOPOLOGY,
+            FEATURES,
+            labels,
+            classes=K,
+            rng=np.random.default_rng(3),
+        )
+    assert not found.arrays["values"][:, 1].any()
+    assert found.arrays["values"][:, 0].any()
+
+
 def test_label_context_counts_triangles_twice_and_is_uniform_where_nothing_is():
     arrays = _targets("corrected_label", guesses=GUESSES).arrays
     a = nx.to_numpy_array(CLUB, nodelist=range(N), weight=None)

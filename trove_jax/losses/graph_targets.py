@@ -3,6 +3,7 @@
 Each function of `MAKERS` returns the arrays, the width of the head, and what changes in the input.
 """
 
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -214,7 +215,13 @@ def _distance_to_labelled(topology, features, labels, *, classes, rng, guesses):
     values = np.zeros((topology.n_node, classes), np.float32)
     for c in range(classes):
         known = np.flatnonzero(labels == c)
-        if len(known):
+        if not len(known):
+            warnings.warn(
+                f"labels has no node of class {c}; its column of distances is 0",
+                UserWarning,
+                stacklevel=4,
+            )
+        else:
             values[:, c] = closeness(hops_from(matrix, known)).mean(axis=0)
     return _all_nodes(values, labels, unlabelled=True), classes, {}
 
