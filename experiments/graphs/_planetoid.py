@@ -150,6 +150,7 @@ def node_task(
     rule: Any = None,
     keep_best: bool = True,
     by_rows: bool = False,
+    every: int = 1,
 ) -> core.Task:
     """Classification of the nodes of one graph, with the best variables kept.
 
@@ -164,6 +165,7 @@ def node_task(
       rule: a `core.StoppingRule`; default `core.never()`.
       keep_best: whether validation nodes are looked at and the best variables kept.
       by_rows: whether nodes do not see each other, so that only the rows of a part are computed.
+      every: steps between two looks at the validation nodes.
     """
     if select not in ("loss", "accuracy"):
         raise core.UsageError(f'select={select!r} is unknown; use "loss" or "accuracy"')
@@ -214,7 +216,7 @@ def node_task(
         return found
 
     task = core.Task(init, loss, metrics)
-    return core.keep_best(task, validate, rule) if keep_best else task
+    return core.keep_best(task, validate, rule, every=every) if keep_best else task
 
 
 def _measure(logits, shared, part):
@@ -224,11 +226,18 @@ def _measure(logits, shared, part):
 
 @functools.lru_cache(maxsize=64)
 def cached_task(
-    module: Any, width: int, select: Select, steps: int, window: int, by_rows: bool = False
+    module: Any,
+    width: int,
+    select: Select,
+    steps: int,
+    window: int,
+    by_rows: bool = False,
+    every: int = 1,
 ) -> core.Task:
     """`node_task` with the windowed rule from half of the steps on; equal arguments, one task."""
-    rule = core.windowed(window, start=steps // 2) if window else None
-    return node_task(module, width, select=select, rule=rule, by_rows=by_rows)
+    # The rule counts looks, of which there is one in `every` steps.
+    rule = core.windowed(max(1, window // every), start=steps // 2 // every) if window else None
+    return node_task(module, width, select=select, rule=rule, by_rows=by_rows, every=every)
 
 
 @functools.lru_cache(maxsize=64)
@@ -261,6 +270,7 @@ class Arm(NamedTuple):
       window: of the stopping rule (see `core.windowed`); 0 trains to the end.
       select: what the best validation value is of.
       by_rows: whether nodes do not see each other (see `node_task`).
+      every: steps between two looks at the validation nodes.
     """
 
     module: Any
@@ -271,10 +281,13 @@ class Arm(NamedTuple):
     window: int = 0
     select: Select = "loss"
     by_rows: bool = False
+    every: int = 1
 
     def task(self, width: int) -> core.Task:
         """The task of the arm on features of that width."""
-        return cached_task(self.module, width, self.select, self.steps, self.window, self.by_rows)
+        return cached_task(
+            self.module, width, self.select, self.steps, self.window, self.by_rows, self.every
+        )
 
     @property
     def tx(self) -> optax.GradientTransformation:

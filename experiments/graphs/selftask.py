@@ -152,9 +152,7 @@ _DRAWN = {"pairwise_distance": 4000, "pairwise_similarity": 5000}
 _TASKS = (
     *("node_property", "edge_mask", "attribute_mask"),
     *("pairwise_distance", "distance_to_clusters", "pairwise_similarity"),
-    "distance_to_labelled",
-    *("context_lp", "context_ica", "context_both"),
-    *("corrected_lp", "corrected_ica", "corrected_both"),
+    *("distance_to_labelled", "context_lp", "context_ica", "corrected_lp", "corrected_ica"),
 )
 
 
@@ -192,7 +190,10 @@ _SMOKE = {
     "candidates": 20,
     "prototypes": 3,
 }
-_PAPER = {"sets": ("cora", "citeseer", "pubmed")}
+_PAPER = {
+    "sets": ("cora", "citeseer", "pubmed"),
+    "tasks": (*_TASKS, "context_both", "corrected_both"),
+}
 
 
 def data_sets(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Keeping the best variables inside the loop, against a plain loop over the same losses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,8 @@ def valley(variables, batch):
     return jnp.abs(variables["params"]["w"] - batch.shared[variables["where"]["n"]])
 
 
-def walk(rule, seeds=SEEDS, **options):
-    task = core.keep_best(WALK, valley, rule)
+def walk(rule, seeds=SEEDS, every=1, **options):
+    task = core.keep_best(WALK, valley, rule, every=every)
     state, history = core.train_seeds(
         task, optax.sgd(0.1), DATA, core.seed_keys(seeds), steps=STEPS, batch_size=None, **options
     )
@@ -76,6 +78,21 @@ def test_rules_equal_a_plain_loop(rule, plain):
         )
     # The walk itself is the one without the wrapper.
     np.testing.assert_allclose(variables["params"]["w"], 0.1 * STEPS, rtol=1e-5)
+
+
+def test_looking_at_every_third_step_equals_a_loop_over_those_steps():
+    every = 3
+    _, variables, history = walk(core.windowed(4, start=3), every=every)
+    _, _, whole = walk(core.never())
+    for i in range(SEEDS):
+        losses = whole.metrics["validation"][i][::every]
+        at, stopped = expected(losses, functools.partial(by_window, window=4, start=3))
+        assert core.best_step(variables)[i] == every * at
+        assert core.best_loss(variables)[i] == losses[at]
+        # Between two looks the records hold the last one.
+        looked = np.repeat(np.arange(len(losses)), every)[:STEPS]
+        np.testing.assert_array_equal(history.metrics["validation"][i], losses[looked])
+        assert history.metrics["stopped"][i].tolist() == np.array(stopped)[looked].tolist()
 
 
 def test_seeds_one_by_one_and_side_by_side_agree_and_resume_bit_for_bit():
@@ -128,6 +145,8 @@ def test_nan_is_never_the_best():
 
 
 def test_refusals():
+    with pytest.raises(ValueError, match="every=0 steps is no interval"):
+        core.keep_best(WALK, valley, every=0)
     for call in (
         lambda: core.windowed(0, start=1),
         lambda: core.windowed(1, start=-1),

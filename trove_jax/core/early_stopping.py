@@ -97,7 +97,9 @@ def never() -> StoppingRule:
     return StoppingRule(lambda: (), lambda state, loss, is_best, step: (state, jnp.bool(False)))
 
 
-def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) -> Task:
+def keep_best(
+    task: Task, validate: Validate, rule: StoppingRule | None = None, *, every: int = 1
+) -> Task:
     """Keeps the variables at the lowest validation loss, in a collection `"best"`.
 
     A step measures the variables that it starts from, before it changes them: what is measured at
@@ -108,16 +110,19 @@ def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) 
       task: what is learned. Its variables may not have a collection `"best"`.
       validate: `(variables, batch) -> scalar` to be low, without noise, from what every step sees
         (`batch.shared` holds the validation part). A NaN is never the best.
-      rule: when to stop; default `never()`.
+      rule: when to stop; default `never()`. It counts measurements.
+      every: steps between two measurements; a pass over a whole graph may cost as much as a step.
 
     Returns:
-      A task with one collection more. Its records also have `validation` (the measured value) and
-      `stopped` (0.0 or 1.0). Its `metrics` are those of `task`, of the variables as they stand, or
-      of the best ones if `best_variables(state.variables)` is measured.
+      A task with one collection more. Its records also have `validation` (the value measured
+      last) and `stopped` (0.0 or 1.0). Its `metrics` are those of `task`, of the variables as they
+      stand, or of the best ones if `best_variables(state.variables)` is measured.
 
     Raises:
-      ValueError: the variables already have a collection `"best"`.
+      ValueError: the variables already have a collection `"best"`; `every` below 1.
     """
+    if every < 1:
+        raise ValueError(f"every={every} steps is no interval; use at least 1")
     rule = never() if rule is None else rule
 
     def init(key):
@@ -127,6 +132,7 @@ def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) 
         best = {
             "variables": variables,
             "loss": jnp.float32(jnp.inf),
+            "now": jnp.float32(jnp.inf),
             "step": jnp.int32(-1),
             "rule": rule.init(),
             "stopped": jnp.bool(False),
@@ -136,11 +142,19 @@ def keep_best(task: Task, validate: Validate, rule: StoppingRule | None = None) 
     def loss(variables, batch, key, step):
         inner, best = _split(variables)
         # The validation pass has no part in the gradient, and is not differentiated either.
-        best = _look(rule, best, *_measure(validate, inner, batch), step)
+        fixed = jax.lax.stop_gradient(inner)
+
+        def look(best):
+            return _look(rule, best, fixed, _measure(validate, fixed, batch), step, step // every)
+
+        if every == 1:
+            best = look(best)
+        else:
+            best = jax.lax.cond(step % every == 0, look, lambda best: best, best)
         value, aux = task.loss(inner, batch, key, step)
         records = {
             **aux.metrics,
-            "validation": best.pop("now"),
+            "validation": best["now"],
             "stopped": best["stopped"].astype(jnp.float32),
         }
         return value, Aux(records, {**aux.updates, BEST: best})
@@ -195,18 +209,17 @@ def _without(variables: Variables) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if name != BEST}
 
 
-def _measure(validate, variables, batch) -> tuple[PyTree, jax.Array]:
-    fixed = jax.lax.stop_gradient(variables)
+def _measure(validate, fixed, batch) -> jax.Array:
     loss = jnp.asarray(validate(fixed, batch))
     if loss.shape:
         raise ValueError(f"validate gives shape {loss.shape}; a scalar is wanted")
-    return fixed, loss.astype(jnp.float32)
+    return loss.astype(jnp.float32)
 
 
-def _look(rule, best, variables, loss, step) -> dict[str, Any]:
+def _look(rule, best, variables, loss, step, count) -> dict[str, Any]:
     is_best = loss < best["loss"]
     takes = is_best & ~best["stopped"]
-    state, stop = rule.update(best["rule"], loss, is_best, step)
+    state, stop = rule.update(best["rule"], loss, is_best, count)
 
     def choose(new, old):
         return jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, old)
@@ -214,8 +227,8 @@ def _look(rule, best, variables, loss, step) -> dict[str, Any]:
     return {
         "variables": choose(variables, best["variables"]),
         "loss": choose(loss, best["loss"]),
+        "now": loss,
         "step": choose(jnp.asarray(step, jnp.int32), best["step"]),
         "rule": state,
         "stopped": best["stopped"] | stop,
-        "now": loss,
     }
