@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -39,19 +40,54 @@ def run_program(main: Callable[[list[str]], None], *, extra: str | None = None) 
     app.run(guarded, flags_parser=parse)
 
 
-def one_device_per_core(most: int | None = None) -> None:
+def one_device_per_core(most: int | None = None, *, wanted: int | None = None) -> None:
     """Makes a CPU show as one device per core, which must be said before jax is first used.
 
     Seeds on different devices run at once, each in a cache of its own.
 
     Args:
       most: upper bound on the number of devices.
+      wanted: so many devices, however many cores there are: a mesh to try out.
     """
     flag = "--xla_force_host_platform_device_count"
     before = os.environ.get("XLA_FLAGS", "")
     if flag not in before:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        os.environ["XLA_FLAGS"] = f"{before} {flag}={min(cores, most or cores)}"
+        os.environ["XLA_FLAGS"] = f"{before} {flag}={wanted or min(cores, most or cores)}"
+
+
+def mesh_axes(text: str | None) -> dict[str, int] | None:
+    """The axes that `--mesh` asks for; None where it is not given.
+
+    Raises:
+      UsageError: the text is no list of axes.
+    """
+    if text is None:
+        return None
+    from trove_jax import core
+
+    try:
+        return core.parse_mesh(text)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def lay_mesh(axes: dict[str, int] | None, seeds: int) -> Any:
+    """The mesh of a run, on the axes that were asked for or those that suit so many seeds.
+
+    Args:
+      axes: from `mesh_axes`.
+      seeds: networks that are trained together.
+
+    Raises:
+      UsageError: there are not that many devices.
+    """
+    from trove_jax import core
+
+    try:
+        return core.make_mesh(axes or core.choose_axes(seeds))
+    except ValueError as error:
+        raise UsageError(f"--mesh: {error}") from error
 
 
 def _refuse(message: str, code: int) -> None:

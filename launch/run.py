@@ -4,12 +4,13 @@
     python -m launch.run --experiment=lottery_ticket --preset=smoke --seeds=3 --config.rounds=2
 
 Ctrl-C stops after a save; the same command continues. In a directory that is finished it shows
-the verdicts.
+the verdicts. --mesh=seed:2,data:4 lays seeds and the examples of a batch over devices.
 """
 
 import datetime
 import json
 import logging
+import math
 import pathlib
 import shlex
 import sys
@@ -17,7 +18,7 @@ import sys
 from absl import flags
 
 from launch.lookup import load_experiment, resolve_config
-from launch.program import one_device_per_core, run_program
+from launch.program import lay_mesh, mesh_axes, one_device_per_core, run_program
 from trove_jax.core.errors import Interrupted, UsageError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
@@ -27,6 +28,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run (default: runs/EXPERIMENT-PRESET)."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets (default: TROVE_DATA_DIR).")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Axes and sizes, such as seed:2,data:4,model:1 (default: devices for seeds)."
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
 _KEEP_GOING = flags.DEFINE_bool(
     "keep_going", False, "Go on with the other seeds after a loss that is NaN or infinite."
@@ -43,45 +47,39 @@ def main(overrides: list[str]) -> None:
     if _SEEDS.value is not None:
         overrides = [*overrides, f"--config.seeds={_SEEDS.value}"]
     config = resolve_config(experiment, _PRESET.value, overrides)
-    one_device_per_core(config.seeds)
+    axes = mesh_axes(_MESH.value)
+    one_device_per_core(config.seeds, wanted=math.prod(axes.values()) if axes else None)
     if _DRY_RUN.value:
         _describe(experiment, config)
     else:
-        _run(experiment, config)
+        _run(experiment, config, axes)
 
 
-def _run(experiment, config) -> None:
+def _run(experiment, config, axes) -> None:
     from trove_jax import core, evidence
 
+    mesh = lay_mesh(axes, config.seeds)
     name = _EXPERIMENT.value
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{_PRESET.value}")
     directory = core.RunDirectory(
         workdir,
         {"experiment": name, "preset": _PRESET.value, "config": config.to_dict()},
     )
+    speaks = core.is_speaker()
     if directory.finished:
-        print(f"{directory.path} is finished:")
-        _show(evidence.read_record(directory.evidence), directory)
+        if speaks:
+            print(f"{directory.path} is finished:")
+            _show(evidence.read_record(directory.evidence), directory)
         return
-    logging.basicConfig(
-        filename=directory.path / "log.txt",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
-    warnings_to_person = logging.StreamHandler(sys.stderr)
-    warnings_to_person.setLevel(logging.WARNING)
-    logging.getLogger("trove_jax").addHandler(warnings_to_person)
-    if directory.resumed:
-        print(f"continuing in {directory.path}", file=sys.stderr)
+    if speaks:
+        _log_to(directory)
     started = datetime.datetime.now(datetime.UTC)
-    mesh = core.make_mesh()
     context = core.Context(
         directory=directory,
         data_dir=pathlib.Path(_DATA_DIR.value) if _DATA_DIR.value else None,
         mesh=mesh,
-        progress=core.Progress(total=sum(s.total_steps for s in experiment.plan(config))),
-        writer=core.MetricWriter(directory.path),
+        progress=core.Progress(total=_total_steps(experiment, config)) if speaks else None,
+        writer=core.MetricWriter(directory.path) if speaks else None,
         save_every=_SAVE_EVERY.value,
         log_every=_LOG_EVERY.value,
         keep_going=_KEEP_GOING.value,
@@ -95,6 +93,8 @@ def _run(experiment, config) -> None:
         ) from stop
     finally:
         context.close()
+    if not speaks:
+        return
     devices = mesh.devices.ravel()
     record = evidence.build_record(
         found,
@@ -113,6 +113,25 @@ def _run(experiment, config) -> None:
     evidence.publish(record, directory.path, figures=found.figures)
     _show(record, directory)
     directory.close()
+
+
+def _total_steps(experiment, config) -> int:
+    return sum(stage.total_steps for stage in experiment.plan(config))
+
+
+def _log_to(directory) -> None:
+    """Sends what the library logs to the run's folder, and its warnings to the person as well."""
+    logging.basicConfig(
+        filename=directory.path / "log.txt",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    warnings_to_person = logging.StreamHandler(sys.stderr)
+    warnings_to_person.setLevel(logging.WARNING)
+    logging.getLogger("trove_jax").addHandler(warnings_to_person)
+    if directory.resumed:
+        print(f"continuing in {directory.path}", file=sys.stderr)
 
 
 def _show(record, directory) -> None:

@@ -26,9 +26,10 @@ from trove_jax.core.evaluate import evaluate, evaluate_seeds
 from trove_jax.core.files import write_durably
 from trove_jax.core.history import History, Hook, Moment
 from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
-from trove_jax.core.mesh import make_mesh
+from trove_jax.core.mesh import choose_axes, make_mesh, parse_mesh
 from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
 from trove_jax.core.plan import StagePlan, describe_plan, plan_stage
+from trove_jax.core.processes import is_speaker, share
 from trove_jax.core.progress import Progress, ShowProgress
 from trove_jax.core.pytrees import array_digest, leaf_names
 from trove_jax.core.ranking import (
@@ -80,6 +81,7 @@ __all__ = [
     "best_step",
     "best_variables",
     "catch_signals",
+    "choose_axes",
     "compilations",
     "describe_plan",
     "epoch_order",
@@ -90,16 +92,19 @@ __all__ = [
     "init_key",
     "init_state",
     "init_states",
+    "is_speaker",
     "keep_best",
     "leaf_names",
     "make_mesh",
     "mean_reciprocal_rank",
     "never",
     "node_ranking",
+    "parse_mesh",
     "patience",
     "plan_stage",
     "read_metrics",
     "seed_keys",
+    "share",
     "step_key",
     "train",
     "train_seeds",

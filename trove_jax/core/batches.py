@@ -5,8 +5,10 @@ import functools
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from trove_jax.core.keys import epoch_order
+from trove_jax.core.mesh import place
 from trove_jax.core.task import Data, PyTree
 
 
@@ -71,21 +73,37 @@ def _orders(keys, epoch, size):
 class Batches:
     """Feeds the compiled chunk, reading a stream one span ahead.
 
+    Every process knows the order of all examples; of a stream it reads what its own devices see.
+
     Args:
       data: what is learned from.
       keys: a run's key, or one per seed.
       batch_size: examples per step, or None for all.
       length: number of steps that the chunk is compiled for.
+      mesh: devices; seeds go along its axis `seed`, the examples of a batch along `data`.
 
     Attributes:
       resident: the data that the compiled chunk holds as an argument.
       streaming: whether `read` gives examples; otherwise it gives indices into `resident`.
     """
 
-    def __init__(self, data: Data, keys: jax.Array, *, batch_size: int | None, length: int):
+    def __init__(
+        self,
+        data: Data,
+        keys: jax.Array,
+        *,
+        batch_size: int | None,
+        length: int,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
         self.streaming = is_stream(data.examples)
         self.resident = data._replace(examples=()) if self.streaming else data
         self._stream, self._length = data.examples, length
+        self._sharding = None
+        if mesh is not None:
+            axes = ("seed", None, "data") if keys.ndim else (None, "data")
+            own = [axis if axis in mesh.axis_names else None for axis in axes]
+            self._sharding = NamedSharding(mesh, PartitionSpec(*own))
         self._order = None
         if batch_size is not None:
             size = count_examples(data.examples)
@@ -112,14 +130,35 @@ class Batches:
 
     def _load(self, order: BatchOrder, step: int, end: int) -> PyTree:
         indices = order.indices(step, end)
-        if self.streaming:
-            rows = self._stream[indices.reshape(-1)]
-            found = jax.tree.map(lambda leaf: leaf.reshape(indices.shape + leaf.shape[1:]), rows)
-        else:
-            found = indices
         # The loop ends before the steps past `end`; zeros fill the place of what they would see.
-        axis = indices.ndim - 2
-        return jax.tree.map(lambda leaf: _fill(leaf, self._length, axis), found)
+        fill = functools.partial(_fill, length=self._length, axis=indices.ndim - 2)
+        if not self.streaming:
+            filled = fill(indices)
+            if self._sharding is None:
+                return filled
+            return place(filled, self._sharding.mesh, self._sharding.spec)
+        shape = (*indices.shape[:-2], self._length, indices.shape[-1])
+        if self._sharding is not None:
+            indices = indices[_own_block(self._sharding, shape)]
+        rows = self._stream[indices.reshape(-1)]
+        found = jax.tree.map(lambda leaf: fill(leaf.reshape(indices.shape + leaf.shape[1:])), rows)
+        if self._sharding is None:
+            return found
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(
+                self._sharding, leaf, shape + leaf.shape[len(shape) :]
+            ),
+            found,
+        )
+
+
+def _own_block(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The part of an array that the devices of this process hold, all of the second last axis."""
+    places = sharding.addressable_devices_indices_map(shape).values()
+    spans = [[place[axis].indices(n)[:2] for place in places] for axis, n in enumerate(shape)]
+    block = [slice(min(a for a, _ in span), max(b for _, b in span)) for span in spans]
+    block[-2] = slice(None)
+    return tuple(block)
 
 
 def _fill(leaf: np.ndarray, length: int, axis: int) -> np.ndarray:

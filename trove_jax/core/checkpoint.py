@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -26,6 +27,7 @@ import numpy as np
 from trove_jax.core.errors import CheckpointError, RunMismatch
 from trove_jax.core.files import write_durably
 from trove_jax.core.history import History, Moment
+from trove_jax.core.processes import is_speaker, share
 from trove_jax.core.pytrees import array_digest, from_host, is_key, leaf_names, to_host
 from trove_jax.core.task import PyTree
 
@@ -71,13 +73,16 @@ class Checkpoints:
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
     def save(self, step: int, state: PyTree, history: History) -> None:
-        """Writes a step; it is there whole or not at all.
+        """Writes a step; it is there whole or not at all. Process 0 alone writes.
 
         Raises:
           CheckpointError: the disk is full or refuses.
         """
+        host = to_host(state)
+        if not is_speaker():
+            return
         try:
-            self._save(step, to_host(state), history)
+            self._save(step, host, history)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"could not save step {step} in {self.directory}: {error}; earlier steps are intact"
@@ -113,6 +118,8 @@ class Checkpoints:
     def restore(self, like: PyTree) -> Restored | None:
         """Reads the newest intact step, setting damaged ones aside.
 
+        Process 0 reads, and sends what it found to the others: the folder need not be shared.
+
         Args:
           like: a pytree with the structure, shapes and dtypes that are wanted; arrays or
             `jax.ShapeDtypeStruct`.
@@ -124,6 +131,11 @@ class Checkpoints:
           RunMismatch: a step belongs to another configuration, or to other shapes or dtypes.
           CheckpointError: there are steps, and all are damaged.
         """
+        if jax.process_count() == 1:
+            return self._newest(like)
+        return _received(share(lambda: _sent(self._newest(like))), like)
+
+    def _newest(self, like: PyTree) -> Restored | None:
         steps = self.steps()
         for step in reversed(steps):
             try:
@@ -214,9 +226,10 @@ class SaveCheckpoints:
         self._history = History.join([self._history, moment.new])
         # A copy: on a CPU the host sees the very memory that the next chunk writes over.
         state = jax.tree.map(np.array, to_host(moment.state()))
-        self._writing = self._writer.submit(
-            self._checkpoints.save, moment.step, state, self._history
-        )
+        if is_speaker():
+            self._writing = self._writer.submit(
+                self._checkpoints.save, moment.step, state, self._history
+            )
         if moment.final:
             self._wait()
 
@@ -263,12 +276,9 @@ def _by_position(leaves):
 
 
 def _check_same(leaves, like, folder):
-    host = jax.eval_shape(
-        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree), like
-    )
     wanted = {
         name: (leaf.dtype.name, list(leaf.shape))
-        for name, leaf in zip(leaf_names(like), jax.tree.leaves(host), strict=True)
+        for name, leaf in zip(leaf_names(like), _host_shapes(like), strict=True)
     }
     found = {name: (leaf["dtype"], leaf["shape"]) for name, leaf in leaves.items()}
     if wanted != found:
@@ -277,6 +287,37 @@ def _check_same(leaves, like, folder):
             f"{folder} holds {name} as {found.get(name, 'nothing')}, but this run has "
             f"{wanted.get(name, 'nothing')}; use another directory"
         )
+
+
+def _host_shapes(like) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the leaves on the host, where random keys are their words."""
+    return jax.tree.leaves(
+        jax.eval_shape(
+            lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree),
+            like,
+        )
+    )
+
+
+def _sent(found: Restored | None) -> bytes:
+    """A checkpoint for the other processes, which know its shapes; nothing where none was."""
+    if found is None:
+        return b""
+    leaves = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(to_host(found.state)))
+    return found.step.to_bytes(8, "big") + leaves + _pack(found.history)
+
+
+def _received(message: bytes, like: PyTree) -> Restored | None:
+    if not message:
+        return None
+    host, start = [], 8
+    for shape in _host_shapes(like):
+        count = math.prod(shape.shape)
+        leaf = np.frombuffer(message, shape.dtype, count, start) if count else np.zeros(0)
+        host.append(leaf.astype(shape.dtype).reshape(shape.shape))
+        start += count * shape.dtype.itemsize
+    state = from_host(jax.tree.unflatten(jax.tree.structure(like), host), like)
+    return Restored(int.from_bytes(message[:8], "big"), state, _unpack(message[start:]))
 
 
 def _pack(history: History) -> bytes:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trove_jax.core.processes import whole
 from trove_jax.core.task import PyTree
 
 
@@ -31,9 +32,12 @@ def json_digest(value: Any) -> str:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Brings a pytree to the host as NumPy arrays; typed random keys become their key data."""
+    """Brings a pytree to the host as NumPy arrays; typed random keys become their key data.
+
+    Arrays that lie on many processes come whole; all processes must ask for them.
+    """
     return jax.tree.map(
-        lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree
+        lambda leaf: whole(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree
     )
 
 

@@ -12,15 +12,18 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from trove_jax.core.errors import RunMismatch, TroveError
 from trove_jax.core.files import write_durably
+from trove_jax.core.processes import is_speaker, share
 from trove_jax.core.pytrees import json_digest
 
 
 class RunDirectory:
     """Opens a run's folder, making it if it is new.
+
+    Of many processes the first alone touches the disk, and tells the others what it found.
 
     Args:
       path: the folder.
@@ -32,6 +35,7 @@ class RunDirectory:
       path: the folder, absolute.
       identity: digest of `run`; checkpoints carry it.
       resumed: whether an earlier process worked here.
+      finished: whether the evidence of this run was written when the folder was opened.
 
     Raises:
       RunMismatch: the folder belongs to another run, or another process is using it.
@@ -48,14 +52,20 @@ class RunDirectory:
         self.path = pathlib.Path(path).absolute()
         self.identity = json_digest(run)
         self._began = time.monotonic()
+        self._lock: TextIO | None = None
+        found = json.loads(share(lambda: json.dumps(self._open(run, cure)).encode()))
+        self.resumed, self.finished, self._before = found
+
+    def _open(self, run: Mapping[str, Any], cure: str) -> tuple[bool, bool, float]:
+        """Takes the folder; says whether it was there, whether it is done, and seconds spent."""
         config = self.path / "config.json"
         with contextlib.ExitStack() as on_failure:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = on_failure.enter_context((self.path / ".lock").open("w"))
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.resumed = config.exists()
-                if self.resumed:
+                resumed = config.exists()
+                if resumed:
                     _check_same_run(config, run, cure)
                 else:
                     write_durably(config, json.dumps(run, indent=1).encode())
@@ -64,12 +74,7 @@ class RunDirectory:
             except OSError as error:
                 raise TroveError(f"cannot write to {self.path}: {error.strerror}") from error
             on_failure.pop_all()
-        self._before = _read_seconds(self._clock) if self.resumed else 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the evidence of this run is written."""
-        return self.evidence.exists()
+        return resumed, self.evidence.exists(), _read_seconds(self._clock) if resumed else 0.0
 
     @property
     def evidence(self) -> pathlib.Path:
@@ -97,7 +102,8 @@ class RunDirectory:
 
     def note_time(self) -> None:
         """Keeps the time spent so far for a process that goes on later."""
-        write_durably(self._clock, json.dumps({"seconds": self.seconds}).encode())
+        if is_speaker():
+            write_durably(self._clock, json.dumps({"seconds": self.seconds}).encode())
 
     @property
     def _clock(self) -> pathlib.Path:
@@ -105,7 +111,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Lets other processes use the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _read_seconds(clock: pathlib.Path) -> float:

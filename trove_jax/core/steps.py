@@ -14,7 +14,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from trove_jax.core.keys import give_own_keys, init_key, step_key
-from trove_jax.core.mesh import axis_size
+from trove_jax.core.mesh import axis_size, state_specs
 from trove_jax.core.task import Batch, PyTree, Task, Variables
 
 OverSeeds = Literal["vmap", "map"]
@@ -104,6 +104,13 @@ class Program:
     over_seeds: OverSeeds | None
     mesh: jax.sharding.Mesh | None
 
+    @property
+    def lead(self) -> tuple[str | None, ...]:
+        """The mesh axis of the leading axis of states; nothing for one run."""
+        if self.over_seeds is None:
+            return ()
+        return ("seed" if self.mesh is not None and "seed" in self.mesh.axis_names else None,)
+
 
 def _one_run(program: Program, state, data, batches, key, stop):
     """A chunk of one run: at most `length` steps, none from `stop` on."""
@@ -147,7 +154,7 @@ def run_chunk(program: Program, state, data, batches, keys, stop):
     _traced.append(program)
     run = functools.partial(_one_run, program)
     if program.over_seeds is None:
-        return run(state, data, batches, keys, stop)
+        return _lay(program, *run(state, data, batches, keys, stop))
 
     def runs(state, data, batches, keys, stop):
         # The counter stays out of the seed axis, so that the bound of the loop is one number.
@@ -176,4 +183,14 @@ def run_chunk(program: Program, state, data, batches, keys, stop):
             axis_names={"seed"},
             check_vma=False,
         )
-    return runs(state, data, batches, keys, stop)
+    return _lay(program, *runs(state, data, batches, keys, stop))
+
+
+def _lay(program: Program, state: TrainState, records):
+    """Holds the state to the mesh as it came in, and gives the records to every process."""
+    if program.mesh is None:
+        return state, records
+    constrain = jax.lax.with_sharding_constraint
+    lanes = (state.variables, state.opt_state)
+    lanes = constrain(lanes, state_specs(lanes, program.mesh, lead=program.lead))
+    return TrainState(state.step, *lanes), constrain(records, PartitionSpec())

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from trove_jax.core import stopping
+from trove_jax.core import processes, stopping
 from trove_jax.core.batches import Batches, count_examples, is_stream
 from trove_jax.core.errors import Interrupted, NonFiniteLoss
 from trove_jax.core.history import History, Hook, Moment
-from trove_jax.core.mesh import axis_size
+from trove_jax.core.mesh import axis_size, place, state_specs
 from trove_jax.core.steps import (
     OverSeeds,
     Program,
@@ -171,8 +171,11 @@ def _train(program: Program, data, keys, *, steps, start, hooks, stop_at_nonfini
         raise ValueError(f"steps={steps} lies before the start at step {step}")
     _check_batch(program, data)
     seeds = None if program.over_seeds is None else keys.shape[0]
+    start, keys = _fill_lanes(program, start, keys)
+    batches = Batches(
+        data, keys, batch_size=program.batch_size, length=program.length, mesh=program.mesh
+    )
     state, keys = _place(program, start, keys)
-    batches = Batches(data, keys, batch_size=program.batch_size, length=program.length)
     resident = _replicate(program, batches.resident)
     history: list[History] = []
     seen = [0] * len(hooks)
@@ -199,7 +202,7 @@ def _train(program: Program, data, keys, *, steps, start, hooks, stop_at_nonfini
             step = end
             if not batches.streaming:
                 look = max(1, math.ceil(speed * SECONDS_PER_CHUNK))
-            stop = stopping.stop_requested()
+            look, stop = processes.agree(min(look, program.length), stopping.stop_requested())
             for i, hook in enumerate(hooks):
                 if stop or step == steps or not hook.every or step % hook.every == 0:
                     new = History.join(history[seen[i] :])
@@ -247,9 +250,24 @@ def _on(mesh):
 
 
 def _replicate(program, tree):
-    if program.mesh is None:
-        return tree
-    return jax.device_put(tree, NamedSharding(program.mesh, PartitionSpec()))
+    return tree if program.mesh is None else place(tree, program.mesh, PartitionSpec())
+
+
+def _fill_lanes(program, state, keys):
+    """Repeats first seeds where there are too few to fill the mesh."""
+    missing = 0
+    if program.over_seeds is not None:
+        missing = -keys.shape[0] % axis_size(program.mesh, "seed")
+    if not missing:
+        return state, keys
+
+    def fill(leaf):
+        # Fewer seeds than lanes that are missing are repeated more than once.
+        rows = np.arange(keys.shape[0] + missing) % keys.shape[0]
+        return leaf[rows]
+
+    variables, opt_state, keys = jax.tree.map(fill, (state.variables, state.opt_state, keys))
+    return TrainState(state.step, variables, opt_state), keys
 
 
 def _place(program, state, keys):
@@ -257,15 +275,11 @@ def _place(program, state, keys):
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
     if program.mesh is None:
         return state, keys
-    if program.over_seeds is None:
-        return _replicate(program, state), keys
-    lanes = (state.variables, state.opt_state, keys)
-    missing = -keys.shape[0] % axis_size(program.mesh, "seed")
-    if missing:
-        lanes = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]), lanes)
-    axis = "seed" if "seed" in program.mesh.axis_names else None
-    lanes = jax.device_put(lanes, NamedSharding(program.mesh, PartitionSpec(axis)))
-    return TrainState(_replicate(program, state.step), *lanes[:2]), lanes[2]
+    lead = program.lead
+    lanes = (state.variables, state.opt_state)
+    lanes = place(lanes, program.mesh, state_specs(lanes, program.mesh, lead=lead))
+    keys = place(keys, program.mesh, PartitionSpec(*lead))
+    return TrainState(_replicate(program, state.step), *lanes), keys
 
 
 def _without_padding(state, seeds):
