@@ -74,7 +74,7 @@ def test_four_processes_continue_what_one_began_and_each_reads_its_part_of_a_str
     in_processes.train(tmp_path / "run", mesh=None, steps=20)
     found = in_processes_of_their_own(4, tmp_path / "run", "seed:2,data:2", 30, "stream")
     assert_same_run(found["loss"], straight)
-    # Ten steps of two seeds with batches of ten: every process reads a quarter, and a row for shapes.
+    # Of two seeds' ten steps with batches of ten each reads a quarter, and one row for shapes.
     assert found["read"] == [51] * 4
 
 
