@@ -2,6 +2,12 @@
 
 from trove_jax.kernels import poincare
 from trove_jax.kernels.convolution import conv_general_dilated, conv_transpose
+from trove_jax.kernels.drawn_keys import (
+    locally_biased_permutation,
+    product_permutation_2d,
+    unbiased_subset,
+    window_order,
+)
 from trove_jax.kernels.dropout import dropout
 from trove_jax.kernels.gyro import gyro_rows
 from trove_jax.kernels.hyperbolic_functions import (
@@ -32,7 +38,9 @@ __all__ = [
     "dropout",
     "fused_rows",
     "gyro_rows",
+    "locally_biased_permutation",
     "poincare",
+    "product_permutation_2d",
     "sinh",
     "sinhc",
     "sparse_maximum",
@@ -41,4 +49,6 @@ __all__ = [
     "sparse_product",
     "standard_normal",
     "tanhc",
+    "unbiased_subset",
+    "window_order",
 ]
