@@ -1,6 +1,7 @@
 """The few hot operations: a plain reference, faster forms, and one rule that picks by platform."""
 
-from trove_jax.kernels import poincare
+from trove_jax.kernels import attention_pattern, poincare
+from trove_jax.kernels.attention import Attended, attention
 from trove_jax.kernels.convolution import conv_general_dilated, conv_transpose
 from trove_jax.kernels.drawn_keys import (
     locally_biased_permutation,
@@ -20,6 +21,7 @@ from trove_jax.kernels.hyperbolic_functions import (
     sinhc,
     tanhc,
 )
+from trove_jax.kernels.linear_attention import linear_attention
 from trove_jax.kernels.normal import standard_normal
 from trove_jax.kernels.rows import fused_rows
 from trove_jax.kernels.sparse_maximum import sparse_maximum
@@ -27,10 +29,13 @@ from trove_jax.kernels.sparse_powers import sparse_powers
 from trove_jax.kernels.sparse_product import SparsePattern, sparse_pattern, sparse_product
 
 __all__ = [
+    "Attended",
     "SparsePattern",
     "asinh",
     "asinhc",
     "atanhc",
+    "attention",
+    "attention_pattern",
     "conv_general_dilated",
     "conv_transpose",
     "cosh_and_sinhc",
@@ -38,6 +43,7 @@ __all__ = [
     "dropout",
     "fused_rows",
     "gyro_rows",
+    "linear_attention",
     "locally_biased_permutation",
     "poincare",
     "product_permutation_2d",

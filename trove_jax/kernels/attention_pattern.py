@@ -1,0 +1,441 @@
+"""Which keys a query may see, as small rules of positions that combine by `&` and `|`.
+
+A pattern is a frozen dataclass: it is hashable, so that it can be a static argument of a compiled
+function, and it is evaluated where it is needed, in a tile of scores, never as an N x N array. What
+it says of whole blocks of positions decides, on the host, which tiles are computed at all.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Integers, NumPy or JAX arrays of integers.
+Ids = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """Base of all patterns: which pairs of a query and a key are visible.
+
+    A subclass defines `visible`; `reaches` only saves work, and may say True where nothing is seen.
+    """
+
+    @property
+    def per_head(self) -> bool:
+        """Whether heads see different pairs."""
+        return False
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether `visible` is arithmetic alone, without a table, so that it runs in any kernel."""
+        return True
+
+    def visible(self, q_ids: Ids, kv_ids: Ids, head: Ids) -> Any:
+        """Says which pairs are visible.
+
+        Args:
+          q_ids: positions of queries, integers >= 0, NumPy or JAX.
+          kv_ids: positions of keys; arrays have the same number of axes and broadcast.
+          head: number of the head, an integer or an array that broadcasts with them.
+
+        Returns:
+          Booleans of the broadcast shape (that of the ids, where the head makes no difference).
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no method visible")
+
+    def reaches(
+        self, q_first: Ids, q_last: Ids, kv_first: Ids, kv_last: Ids, head: Ids
+    ) -> np.ndarray:
+        """Says for ranges of positions, both ends included, whether any pair may be visible."""
+        shapes = [np.shape(a) for a in (q_first, q_last, kv_first, kv_last, head)]
+        return np.ones(np.broadcast_shapes(*shapes), bool)
+
+    def __and__(self, other: "Pattern") -> "Pattern":
+        return _Both(self, other)
+
+    def __or__(self, other: "Pattern") -> "Pattern":
+        return _Either(self, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair(Pattern):
+    first: Pattern
+    second: Pattern
+
+    def __post_init__(self):
+        for part in (self.first, self.second):
+            if not isinstance(part, Pattern):
+                raise ValueError(f"a pattern was combined with {part!r}; combine two patterns")
+
+    @property
+    def per_head(self) -> bool:
+        return self.first.per_head or self.second.per_head
+
+    @property
+    def is_arithmetic(self) -> bool:
+        return self.first.is_arithmetic and self.second.is_arithmetic
+
+
+@dataclasses.dataclass(frozen=True)
+class _Both(_Pair):
+    def visible(self, q_ids, kv_ids, head):
+        return self.first.visible(q_ids, kv_ids, head) & self.second.visible(q_ids, kv_ids, head)
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        ranges = (q_first, q_last, kv_first, kv_last, head)
+        return self.first.reaches(*ranges) & self.second.reaches(*ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Either(_Pair):
+    def visible(self, q_ids, kv_ids, head):
+        return self.first.visible(q_ids, kv_ids, head) | self.second.visible(q_ids, kv_ids, head)
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        ranges = (q_first, q_last, kv_first, kv_last, head)
+        return self.first.reaches(*ranges) | self.second.reaches(*ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Causal(Pattern):
+    def visible(self, q_ids, kv_ids, head):
+        return kv_ids <= q_ids
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        return _host(kv_first) <= _host(q_last)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LocalBlocks(Pattern):
+    size: int
+
+    def visible(self, q_ids, kv_ids, head):
+        return q_ids // self.size == kv_ids // self.size
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        return _overlap(q_first, q_last, kv_first, kv_last, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SlidingWindow(Pattern):
+    before: int
+    after: int
+
+    def visible(self, q_ids, kv_ids, head):
+        return (kv_ids >= q_ids - self.before) & (kv_ids <= q_ids + self.after)
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        starts_early = _host(kv_first) <= _host(q_last) + self.after
+        return starts_early & (_host(kv_last) >= _host(q_first) - self.before)
+
+
+@dataclasses.dataclass(frozen=True)
+class _GlobalTokens(Pattern):
+    count: int
+
+    def visible(self, q_ids, kv_ids, head):
+        return (q_ids < self.count) | (kv_ids < self.count)
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        return (_host(q_first) < self.count) | (_host(kv_first) < self.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FixedBlocks(Pattern):
+    block: int
+    summary: int
+
+    def visible(self, q_ids, kv_ids, head):
+        place = kv_ids % self.block
+        is_summary = (place >= self.block - self.summary) | (place == 0)
+        return (q_ids // self.block == kv_ids // self.block) | is_summary
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        # The summary of a block and the first of the next are `summary + 1` keys that end at a
+        # multiple of `block`; the last such run that begins before kv_last must end in the range.
+        ends = (_host(kv_last) + self.summary) // self.block * self.block
+        has_summary = ends >= _host(kv_first)
+        return _overlap(q_first, q_last, kv_first, kv_last, self.block) | has_summary
+
+
+@dataclasses.dataclass(frozen=True)
+class _BigBird(Pattern):
+    length: int
+    block: int
+    window: int
+    random: int
+    seed: int
+    heads: int | None
+
+    @property
+    def per_head(self) -> bool:
+        return self.heads is not None
+
+    @property
+    def is_arithmetic(self) -> bool:
+        return self.random == 0
+
+    def _blocks_visible(self, q_block, kv_block, head):
+        last = (self.length - 1) // self.block
+        seen = (q_block == 0) | (q_block == last) | (kv_block == 0) | (kv_block == last)
+        seen = seen | (abs(q_block - kv_block) <= self.window)
+        if self.random == 0:
+            return seen
+        table = _random_blocks(self)
+        on_device = any(isinstance(a, jax.Array) for a in (q_block, kv_block, head))
+        place = (jnp if on_device else np).clip(q_block, 0, last)
+        if self.heads is not None:
+            place = place + head * (last + 1)
+        for column in table.reshape(-1, self.random).T:
+            drawn = jnp.asarray(column)[place] if on_device else column[place]
+            seen = seen | (drawn == kv_block)
+        return seen
+
+    def visible(self, q_ids, kv_ids, head):
+        return self._blocks_visible(q_ids // self.block, kv_ids // self.block, head)
+
+    def reaches(self, q_first, q_last, kv_first, kv_last, head):
+        q_blocks = _host(q_first) // self.block, _host(q_last) // self.block
+        kv_blocks = _host(kv_first) // self.block, _host(kv_last) // self.block
+        shape = np.broadcast_shapes(
+            *map(np.shape, (*q_blocks, *kv_blocks, _host(head) if self.per_head else 0))
+        )
+        reached = np.zeros(shape, bool)
+        for i in range(int((q_blocks[1] - q_blocks[0]).max(initial=0)) + 1):
+            for j in range(int((kv_blocks[1] - kv_blocks[0]).max(initial=0)) + 1):
+                q_block = np.minimum(q_blocks[0] + i, q_blocks[1])
+                kv_block = np.minimum(kv_blocks[0] + j, kv_blocks[1])
+                reached |= self._blocks_visible(q_block, kv_block, _host(head))
+        return reached
+
+
+@functools.lru_cache(maxsize=64)
+def _random_blocks(pattern: _BigBird) -> np.ndarray:
+    """The random key blocks of each query block, `[heads or 1, blocks, random]` int32.
+
+    They are drawn from the blocks that are not seen anyway; a query block that has too few of
+    those is given itself instead.
+    """
+    blocks = (pattern.length - 1) // pattern.block + 1
+    rng = np.random.default_rng(pattern.seed)
+    table = np.empty((pattern.heads or 1, blocks, pattern.random), np.int32)
+    for of_head in table:
+        for q_block, row in enumerate(of_head):
+            others = np.arange(1, blocks - 1)
+            others = others[np.abs(others - q_block) > pattern.window]
+            drawn = rng.permutation(others)[: pattern.random]
+            row[:] = q_block
+            row[: len(drawn)] = drawn
+    return table
+
+
+def _host(x: Ids) -> np.ndarray:
+    return np.asarray(x)
+
+
+def _overlap(q_first, q_last, kv_first, kv_last, size):
+    """Whether two ranges touch a common block of `size` positions."""
+    starts_early = _host(kv_first) // size <= _host(q_last) // size
+    return starts_early & (_host(kv_last) // size >= _host(q_first) // size)
+
+
+def causal() -> Pattern:
+    """A query sees the keys at its own position and before.
+
+    Returns:
+      The pattern.
+
+    Example:
+      >>> ids = np.arange(3)
+      >>> print(causal().visible(ids[:, None], ids[None], 0).astype(int))
+      [[1 0 0]
+       [1 1 0]
+       [1 1 1]]
+    """
+    return _Causal()
+
+
+def local_blocks(size: int) -> Pattern:
+    """A query sees the keys of its own block; blocks of `size` positions do not overlap.
+
+    Args:
+      size: positions of a block, >= 1; the last block may be shorter.
+
+    Returns:
+      The pattern.
+
+    Raises:
+      ValueError: a size that is not positive.
+
+    Example:
+      >>> ids = np.arange(4)
+      >>> print(local_blocks(2).visible(ids[:, None], ids[None], 0).astype(int))
+      [[1 1 0 0]
+       [1 1 0 0]
+       [0 0 1 1]
+       [0 0 1 1]]
+    """
+    return _LocalBlocks(_at_least("size", size, 1))
+
+
+def sliding_window(before: int, after: int) -> Pattern:
+    """A query sees itself, `before` keys before it and `after` keys after it.
+
+    Args:
+      before: number of earlier keys, >= 0.
+      after: number of later keys, >= 0.
+
+    Returns:
+      The pattern.
+
+    Raises:
+      ValueError: a negative number.
+
+    Example:
+      >>> ids = np.arange(4)
+      >>> print(sliding_window(1, 0).visible(ids[:, None], ids[None], 0).astype(int))
+      [[1 0 0 0]
+       [1 1 0 0]
+       [0 1 1 0]
+       [0 0 1 1]]
+
+    Reference: Beltagy et al., Longformer: The Long-Document Transformer, 2020, section 3.1.
+    """
+    return _SlidingWindow(_at_least("before", before, 0), _at_least("after", after, 0))
+
+
+def global_tokens(count: int) -> Pattern:
+    """The first `count` queries see every key, and the first `count` keys are seen by all.
+
+    Args:
+      count: number of global positions, >= 0.
+
+    Returns:
+      The pattern.
+
+    Raises:
+      ValueError: a negative number.
+
+    Example:
+      >>> ids = np.arange(3)
+      >>> print(global_tokens(1).visible(ids[:, None], ids[None], 0).astype(int))
+      [[1 1 1]
+       [1 0 0]
+       [1 0 0]]
+
+    Reference: Beltagy et al., Longformer: The Long-Document Transformer, 2020, section 3.1.
+    """
+    return _GlobalTokens(_at_least("count", count, 0))
+
+
+def fixed_blocks(block: int, summary: int) -> Pattern:
+    """A query sees its own block, and of every block the first and the last `summary` keys.
+
+    Args:
+      block: positions of a block, >= 1.
+      summary: keys at the end of each block that all queries see, from 0 to `block`.
+
+    Returns:
+      The pattern; without an order of time: combine it with `causal()` for that.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Example:
+      >>> ids = np.arange(6)
+      >>> print(fixed_blocks(3, 1).visible(ids[:, None], ids[None], 0).astype(int)[0])
+      [1 1 1 1 0 1]
+
+    Reference: Child et al., Generating Long Sequences with Sparse Transformers, 2019, section 4.2.
+    """
+    block = _at_least("block", block, 1)
+    if _at_least("summary", summary, 0) > block:
+        raise ValueError(f"summary={summary} is more than block={block}; use at most {block}")
+    return _FixedBlocks(block, summary)
+
+
+def big_bird(
+    length: int,
+    block: int = 64,
+    window: int = 1,
+    random: int = 3,
+    seed: int = 0,
+    heads: int | None = None,
+) -> Pattern:
+    """A block of queries sees the first and last block, its neighbours and a few random blocks.
+
+    The first and the last block of queries see everything. Random blocks are drawn once, on the
+    host, from the blocks that are not seen anyway.
+
+    Args:
+      length: number of positions, >= 1; the last block may be shorter.
+      block: positions of a block, >= 1.
+      window: blocks seen on either side of the query's own, >= 0.
+      random: random blocks seen, >= 0.
+      seed: seed of the draw.
+      heads: number of heads that draw for themselves; None for one draw that all share.
+
+    Returns:
+      The pattern, for positions below `length`.
+
+    Raises:
+      ValueError: a number out of range.
+
+    Example:
+      >>> ids = np.arange(8)
+      >>> print(big_bird(8, block=1, random=1).visible(ids[:, None], ids[None], 0).astype(int)[3])
+      [1 0 1 1 1 1 0 1]
+
+    Reference: Zaheer et al., Big Bird: Transformers for Longer Sequences, NeurIPS 2020, section 2.
+    """
+    return _BigBird(
+        _at_least("length", length, 1),
+        _at_least("block", block, 1),
+        _at_least("window", window, 0),
+        _at_least("random", random, 0),
+        _at_least("seed", seed, 0),
+        None if heads is None else _at_least("heads", heads, 1),
+    )
+
+
+def _at_least(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name}={value!r}; an integer >= {least} is wanted")
+    return int(value)
+
+
+@functools.lru_cache(maxsize=256)
+def live_blocks(
+    pattern: Pattern, n: int, m: int, heads: int, q_block: int, kv_block: int
+) -> np.ndarray:
+    """Which blocks of keys each block of queries may see, at positions 0, 1, 2, ...
+
+    Args:
+      pattern: the pattern.
+      n: number of queries.
+      m: number of keys.
+      heads: number of heads.
+      q_block: queries of a block; the last block may be shorter.
+      kv_block: keys of a block.
+
+    Returns:
+      `[heads, ceil(n / q_block), ceil(m / kv_block)]` bool, with 1 for heads if all are alike.
+    """
+    q_first, kv_first = np.arange(0, n, q_block), np.arange(0, m, kv_block)
+    q_last = np.minimum(q_first + q_block, n) - 1
+    kv_last = np.minimum(kv_first + kv_block, m) - 1
+    head = np.arange(heads if pattern.per_head else 1)
+    live = pattern.reaches(
+        q_first[None, :, None],
+        q_last[None, :, None],
+        kv_first[None, None],
+        kv_last[None, None],
+        head[:, None, None],
+    )
+    live = np.broadcast_to(live, (len(head), len(q_first), len(kv_first))).copy()
+    live.flags.writeable = False
+    return live
