@@ -27,6 +27,7 @@ from trove_jax.kernels.rows import fused_rows
 from trove_jax.kernels.sparse_maximum import sparse_maximum
 from trove_jax.kernels.sparse_powers import sparse_powers
 from trove_jax.kernels.sparse_product import SparsePattern, sparse_pattern, sparse_product
+from trove_jax.kernels.subsampled_attention import subsampled_attention
 
 __all__ = [
     "Attended",
@@ -54,6 +55,7 @@ __all__ = [
     "sparse_powers",
     "sparse_product",
     "standard_normal",
+    "subsampled_attention",
     "tanhc",
     "unbiased_subset",
     "window_order",

@@ -210,7 +210,7 @@ def check_lengths(lengths: jax.Array, n: int, *, most_axes: int = 1) -> jax.Arra
             f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; integers [] or [b] "
             "are wanted"
         )
-    known = _known(lengths)
+    known = known_values(lengths)
     if known is not None and known.size and not 1 <= known.min() <= known.max() <= n:
         raise ValueError(
             f"lengths go from {known.min()} to {known.max()}; 1..{n} is wanted: leave an empty "
@@ -247,12 +247,12 @@ def _check_count(name, count):
 
 
 def _check_spread(sigma):
-    known = _known(sigma)
+    known = known_values(sigma)
     if known is not None and not (known >= 0).all():
         raise ValueError(f"sigma={sigma} is no spread; use 0 (no noise) or more")
 
 
-def _known(x) -> np.ndarray | None:
+def known_values(x) -> np.ndarray | None:
     """The values of an array, None while a function is traced for any values."""
     try:
         return np.asarray(x)
