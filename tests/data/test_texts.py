@@ -104,7 +104,9 @@ def test_a_folder_of_reviews_is_read_with_its_labels(tmp_path):
     found = data.load_texts("imdb", data_dir=tmp_path)
     assert found.provenance["split"] == {"train": 9, "validation": 1, "test": 10}
     for part in (found.train, found.validation, found.test):
-        assert [("neg", "pos")[label] for label in part.labels] == [t.split()[1] for t in part.texts]
+        assert [("neg", "pos")[label] for label in part.labels] == [
+            t.split()[1] for t in part.texts
+        ]
     digest = found.provenance["sha256"]
     (tmp_path / "imdb/test/pos/0_7.txt").write_text("other")
     assert data.load_texts("imdb", data_dir=tmp_path).provenance["sha256"] != digest

@@ -98,13 +98,14 @@ def head_redundancy(maps: jax.Array, *, mask: jax.Array | None = None) -> jax.Ar
         mask = jnp.ones((b, n), jnp.bool_)
     if mask.shape != (b, n) or mask.dtype != jnp.bool_:
         raise ValueError(f"mask is {mask.dtype} {mask.shape}; bool {(b, n)} is wanted")
+    # Hidden before the minimum, whose gradient would bring a NaN back.
+    maps = jnp.where(mask[:, None, :, None], maps, jnp.zeros((), maps.dtype))
     maps = maps.astype(compute_dtype(maps))
     first, second = np.triu_indices(h, k=1)
 
     def overlap(pair):
         a, b = (lax.dynamic_index_in_dim(maps, i, axis=1, keepdims=False) for i in pair)
-        shared = jnp.minimum(a, b).sum(axis=-1)
-        return jnp.where(mask, shared, jnp.zeros((), shared.dtype)).sum()
+        return jnp.minimum(a, b).sum()
 
     total = lax.map(overlap, (jnp.asarray(first), jnp.asarray(second))).mean()
     return total / jnp.maximum(mask.sum(), 1).astype(total.dtype)

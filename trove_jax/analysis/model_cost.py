@@ -20,7 +20,8 @@ def parameter_count(variables: PyTree) -> int:
       The number of scalars.
 
     Example:
-      >>> parameter_count({"params": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}})
+      >>> shapes = jax.ShapeDtypeStruct((3, 4), "float32"), jax.ShapeDtypeStruct((4,), "float32")
+      >>> parameter_count({"params": shapes, "batch_stats": shapes})
       16
     """
     if hasattr(variables, "keys") and "params" in variables:
@@ -56,7 +57,7 @@ def encoder_parameter_count(
     Example:
       >>> sizes = {"head_dim": 64, "width": 256, "feed_forward": 1024}
       >>> encoder_parameter_count(4, 4, **sizes), encoder_parameter_count(1, 16, **sizes)
-      (3155968, 1575168)
+      (3154944, 1575168)
 
     Reference: Brown et al., Wide Attention Is The Way Forward For Transformers?, 2022, arXiv
     2210.00640.
@@ -84,7 +85,7 @@ def activation_bytes(function: Callable[..., Any], *arguments: PyTree) -> int:
       The number of bytes.
 
     Example:
-      >>> activation_bytes(jnp.sin, jax.ShapeDtypeStruct((100,), jnp.float32))
+      >>> activation_bytes(jax.numpy.sin, jax.ShapeDtypeStruct((100,), "float32"))
       400
     """
 

@@ -58,11 +58,12 @@ def listops(
       ValueError: a size is out of range, or so many different expressions are not found.
 
     Example:
-      >>> parts = listops(jax.random.key(0), train=4, validation=1, test=1, max_depth=3,
-      ...                 max_args=3, min_length=4, max_length=12)
-      >>> row = parts.train["tokens"][parts.train["mask"][:, 11]][0]
-      >>> print(" ".join(LISTOPS_TOKENS[token] for token in row))
-      [MAX 2 [MIN 7 4 ] 9 ]
+      >>> parts = listops(jax.random.key(0), train=3, validation=1, test=1, max_depth=3,
+      ...                 max_args=3, min_length=8, max_length=12)
+      >>> print(" ".join(LISTOPS_TOKENS[token] for token in parts.train["tokens"][1]).strip())
+      [MED 8 [MIN 7 9 4 ] ]
+      >>> parts.train["label"][1].item()
+      6
 
     Reference: Nangia and Bowman, ListOps, NAACL SRW 2018; Tay et al., Long Range Arena, ICLR 2021
     (the default sizes).

@@ -80,7 +80,7 @@ def pixel_sequences(
     Example:
       >>> digits = pixel_sequences("digits")
       >>> digits.test["tokens"][0, :4].tolist(), digits.test["target"][0, :4].tolist()
-      ([256, 0, 0, 0], [0, 0, 0, 9])
+      ([256, 0, 0, 11], [0, 0, 11, 16])
     """
     describe(name)
     images = load_images(name, data_dir=data_dir)

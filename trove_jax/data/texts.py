@@ -50,9 +50,7 @@ class TextData:
     provenance: dict[str, Any]
 
 
-def load_texts(
-    name: str, *, data_dir: str | os.PathLike | None = None, seed: int = 0
-) -> TextData:
+def load_texts(name: str, *, data_dir: str | os.PathLike | None = None, seed: int = 0) -> TextData:
     """Loads a set of labelled texts by name.
 
     The published parts are kept. What is not published is drawn with `seed`, each class keeping

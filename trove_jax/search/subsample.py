@@ -43,7 +43,7 @@ def subsample_predict(
 
     Example:
       >>> def apply(variables, x, key):
-      ...     return x * jax.random.bernoulli(key, 0.5, x.shape)
+      ...     return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0)
       >>> x = jnp.array([[0.0, 5.0]])
       >>> p = subsample_predict(apply, {}, x, jax.random.key(0), samples=4)
       >>> print(p.shape, p.sum())
