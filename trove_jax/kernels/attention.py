@@ -20,7 +20,7 @@ from trove_jax.kernels.attention_forms import (
     reference_gradient,
 )
 from trove_jax.kernels.attention_pattern import Pattern
-from trove_jax.kernels.numbers import compute_dtype
+from trove_jax.kernels.attention_tiles import tiles, tiles_gradient
 
 Implementation = Literal["reference", "xla", "pallas", "interpret_tpu", "interpret_gpu"] | None
 _IMPLEMENTATIONS = (None, *get_args(get_args(Implementation)[0]))
@@ -139,8 +139,9 @@ def _check(inputs, pattern, implementation):
     (b, n, h, d), m = q.shape, k.shape[1]
     if k.shape != (b, m, h, d) or v.shape[:3] != (b, m, h):
         raise ValueError(
-            f"k and v have shapes {k.shape} and {v.shape}; with q of shape {q.shape}, {(b, m, h, d)}"
-            f" and {(b, m, h, 'e')} are wanted; repeat keys and values that heads share"
+            f"k and v have shapes {k.shape} and {v.shape}; with q of shape {q.shape}, "
+            f"{(b, m, h, d)} and {(b, m, h, 'e')} are wanted; repeat keys and values that heads "
+            "share"
         )
     if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
         raise ValueError(
@@ -195,9 +196,9 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(rule, implementation, inputs):
-    return reference(rule, inputs)
+    return (reference if implementation == "reference" else tiles)(rule, inputs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run_gradient(rule, implementation, inputs, output, lse, d_output, d_lse):
-    return reference_gradient(rule, inputs, output, lse, d_output, d_lse)
+def _run_gradient(rule, implementation, *arrays):
+    return (reference_gradient if implementation == "reference" else tiles_gradient)(rule, *arrays)

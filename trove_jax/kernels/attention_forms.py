@@ -4,21 +4,14 @@ All forms share one signature: `forward(rule, inputs) -> (output, lse)` and
 `backward(rule, inputs, output, lse, d_output, d_lse) -> (dq, dk, dv, d_bias)`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from trove_jax.kernels.attention_pattern import Pattern
 from trove_jax.kernels.numbers import compute_dtype
-
-# Scores of one step of a loop: 1 MiB in float32, which a core's second cache holds.
-_STEP_SCORES = 2**18
-# Below this many scores in all, one batched call is faster than a loop.
-_SMALL_SCORES = 2**19
 
 
 class Rule(NamedTuple):

@@ -406,36 +406,3 @@ def _at_least(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name}={value!r}; an integer >= {least} is wanted")
     return int(value)
-
-
-@functools.lru_cache(maxsize=256)
-def live_blocks(
-    pattern: Pattern, n: int, m: int, heads: int, q_block: int, kv_block: int
-) -> np.ndarray:
-    """Which blocks of keys each block of queries may see, at positions 0, 1, 2, ...
-
-    Args:
-      pattern: the pattern.
-      n: number of queries.
-      m: number of keys.
-      heads: number of heads.
-      q_block: queries of a block; the last block may be shorter.
-      kv_block: keys of a block.
-
-    Returns:
-      `[heads, ceil(n / q_block), ceil(m / kv_block)]` bool, with 1 for heads if all are alike.
-    """
-    q_first, kv_first = np.arange(0, n, q_block), np.arange(0, m, kv_block)
-    q_last = np.minimum(q_first + q_block, n) - 1
-    kv_last = np.minimum(kv_first + kv_block, m) - 1
-    head = np.arange(heads if pattern.per_head else 1)
-    live = pattern.reaches(
-        q_first[None, :, None],
-        q_last[None, :, None],
-        kv_first[None, None],
-        kv_last[None, None],
-        head[:, None, None],
-    )
-    live = np.broadcast_to(live, (len(head), len(q_first), len(kv_first))).copy()
-    live.flags.writeable = False
-    return live
