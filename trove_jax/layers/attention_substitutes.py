@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from trove_jax.kernels.attention import attention
 from trove_jax.kernels.linear_attention import linear_attention
+from trove_jax.kernels.numbers import compute_dtype
 from trove_jax.layers.attention_cores import Heads, from_blocks, padded_mask, to_blocks
 from trove_jax.layers.attention_types import PerformerAttention
 
@@ -67,7 +68,7 @@ class SinkhornCore(nn.Module):
         sorting = self.param(
             "sorting", nn.initializers.lecun_normal(), (k.shape[-1], -(-longest // size))
         )
-        dtype = jnp.promote_types(k.dtype, jnp.float32)
+        dtype = compute_dtype(k)
         found = k.sum(axis=2, dtype=dtype)
         log_r = jnp.einsum("bshd,dt->bhst", found, sorting[:, : k.shape[1]].astype(dtype))
         pairs = present[:, None, :, None] & present[:, None, None, :]
@@ -131,7 +132,7 @@ class FeatureCore(nn.Module):
         del x, sample
         q, k = heads["query"], heads["key"]
         # Features are sums of many terms, and epsilon is lost in half precision.
-        q, k = (a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (q, k))
+        q, k = (a.astype(compute_dtype(a)) for a in (q, k))
         if not isinstance(self.options, PerformerAttention):
             q, k = nn.elu(q) + 1, nn.elu(k) + 1
             return linear_attention(
@@ -181,7 +182,7 @@ class SynthesizerCore(nn.Module):
         del sample
         v, options = heads["value"], self.options
         (_, length), number = x.shape[:2], v.shape[2]
-        wide = jnp.promote_types(v.dtype, jnp.float32)
+        wide = compute_dtype(v)
         if options.kind == "dense":
             q = nn.relu(heads["query"]).astype(wide)
             longest = fixed_length(self, "places", options.length, length, axis=1)
