@@ -57,9 +57,9 @@ def test_all_keys_against_pairs(epsilon):
     np.testing.assert_allclose(found, over_pairs(q, k, v, epsilon=epsilon), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 11, 64])
+@pytest.mark.parametrize("chunk", [1, 4, 64])
 def test_causal_against_pairs_and_recurrence(chunk):
-    """Chunks of one position, that do not divide the length, as long as it and longer."""
+    """Chunks of one position, that do not divide the length, and longer than it."""
     q, k, v = arrays()
     attend = jax.jit(functools.partial(linear_attention, causal=True, chunk=chunk, epsilon=0.1))
     found = attend(q, k, v)
@@ -68,16 +68,8 @@ def test_causal_against_pairs_and_recurrence(chunk):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_the_future_is_not_seen():
-    q, k, v = map(jnp.asarray, arrays())
-    attend = jax.jit(functools.partial(linear_attention, causal=True, chunk=4))
-    changed = attend(q, k.at[:, 6:].mul(3.0), v.at[:, 6:].set(1e6))
-    np.testing.assert_array_equal(changed[:, :6], attend(q, k, v)[:, :6])
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradient_against_finite_differences(causal):
-    attend = jax.jit(functools.partial(linear_attention, causal=causal, chunk=2, epsilon=0.1))
+def test_gradient_of_chunks_against_finite_differences():
+    attend = jax.jit(functools.partial(linear_attention, causal=True, chunk=2, epsilon=0.1))
     with jax.enable_x64(True):
         arguments = [jnp.asarray(x, jnp.float64) for x in arrays(b=1, n=5, r=2, e=2)]
         # Central differences with a step of 1e-6 are good to about 1e-8.
@@ -87,65 +79,52 @@ def test_gradient_against_finite_differences(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_masked_positions_are_as_if_cut_off(causal):
-    """Padding may hold NaN: it reaches neither output nor gradient."""
-    q, k, v = arrays(b=1)
-    mask = np.arange(11)[None] < 7
-    poisoned = [jnp.where(mask[:, :, None, None], x, jnp.nan) for x in (q, k, v)]
-    cut = [jnp.asarray(x[:, :7]) for x in (q, k, v)]
+def test_masked_positions_may_hold_anything(causal):
+    """Padding at the end, at the start, and nothing but padding; rows without keys are 0."""
+    q, k, v = arrays(b=3)
+    places = np.arange(11)[None]
+    mask = np.concatenate([places < 7, places >= 3, places < 0])
+    poisoned = [np.where(mask[:, :, None, None], x, np.float32(np.nan)) for x in (k, v)]
 
     @jax.jit
-    def evaluate(mask, arguments):
-        def total(*arguments):
-            attended = linear_attention(
-                *arguments, causal=causal, chunk=4, kv_mask=mask, q_mask=mask
-            )
+    def evaluate(q, k, v, q_mask):
+        def total(*qkv):
+            masks = {"kv_mask": jnp.asarray(mask), "q_mask": q_mask}
+            attended = linear_attention(*qkv, causal=causal, chunk=4, **masks)
             return jnp.sum(jnp.sin(attended)), attended
 
-        return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
+        return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
 
-    gradients, attended = evaluate(jnp.asarray(mask), poisoned)
-    wanted_gradients, wanted = evaluate(None, cut)
-    for found, want in zip((attended, *gradients), (wanted, *wanted_gradients), strict=True):
-        np.testing.assert_allclose(found[:, :7], want, rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(found[:, 7:], 0.0)
+    everywhere = np.ones_like(mask)
+    clean = evaluate(q, k, v, everywhere)
+    wanted = over_pairs(q, k, v, causal=causal, kv_mask=mask)
+    np.testing.assert_allclose(clean[1], wanted, rtol=1e-5, atol=1e-6)
+    without = ~(np.cumsum(mask, 1) > 0 if causal else mask.any(1, keepdims=True) & everywhere)
+    assert without.sum() == (14 if causal else 11)
+    np.testing.assert_array_equal(clean[1][without], 0.0)
+    np.testing.assert_array_equal(clean[0][0][without], 0.0)
+    for found, want in zip(
+        jax.tree.leaves(evaluate(q, *poisoned, everywhere)), jax.tree.leaves(clean), strict=True
+    ):
+        np.testing.assert_array_equal(found, want)
 
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_row_without_keys_is_zero(causal):
-    """Causal: the first three. Else none, but for an example whose keys are all masked."""
-    q, k, v = map(jnp.asarray, arrays())
-    mask = jnp.arange(11)[None] >= jnp.array([[3], [11]])
-
-    @jax.jit
-    def attend(q):
-        return linear_attention(q, k, v, causal=causal, chunk=4, kv_mask=mask)
-
-    attended, pull = jax.vjp(attend, q)
-    (gradient,) = pull(jnp.ones_like(attended))
-    empty = np.arange(11)[None] < np.array([[3 if causal else 0], [11]])
-    np.testing.assert_array_equal(attended[empty], 0.0)
-    np.testing.assert_array_equal(gradient[empty], 0.0)
-    assert bool(jnp.isfinite(gradient).all())
-    wanted = over_pairs(q, k, v, causal=causal, kv_mask=np.asarray(mask))
-    np.testing.assert_allclose(attended, wanted, rtol=1e-5, atol=1e-6)
+    # Queries that are masked too may hold NaN as well.
+    missing = np.where(mask[:, :, None, None], q, np.float32(np.nan))
+    for found in jax.tree.leaves(evaluate(missing, *poisoned, mask)):
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(np.asarray(found)[~mask], 0.0)
 
 
-def test_memory_of_forward_and_back_is_linear_in_the_length():
-    """Four times the length takes four times the temporaries; all pairs would take 16 times."""
+def test_forward_and_back_keep_far_less_than_all_pairs():
+    n = 4096
+    shape = jax.ShapeDtypeStruct((1, n, 1, 8), jnp.float32)
 
-    def temporaries(n):
-        q, k, v, g = (jax.ShapeDtypeStruct((1, n, 1, 8), jnp.float32) for _ in range(4))
+    def forward_and_back(q, k, v, g):
+        return jax.vjp(functools.partial(linear_attention, causal=True), q, k, v)[1](g)
 
-        def forward_and_back(q, k, v, g):
-            return jax.vjp(functools.partial(linear_attention, causal=True), q, k, v)[1](g)
-
-        compiled = jax.jit(forward_and_back).lower(q, k, v, g).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    small, large = temporaries(1024), temporaries(4096)
-    assert large < 4.2 * small
-    assert large < 4 * 4096**2 / 8  # an eighth of one array of all pairs
+    compiled = jax.jit(forward_and_back).lower(shape, shape, shape, shape).compile()
+    # One array of all pairs takes 64 MiB; input, output and their gradients take 0.9 MiB.
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * n**2 / 16
 
 
 @jax.jit
@@ -207,5 +186,5 @@ def test_bad_arguments_are_named(changes, options, message):
 
 def test_integers_are_refused():
     q, k, v = (jnp.ones(shape, jnp.int32) for shape in SHAPES)
-    with pytest.raises(ValueError, match="q_features has shape .* dtype int32"):
+    with pytest.raises(ValueError, match=r"q_features has shape .* dtype int32"):
         linear_attention(q, k, v)
