@@ -146,9 +146,10 @@ class SubsampledCore(nn.Module):
         return jnp.full((b,), n, jnp.int32) if lengths is None else lengths
 
     def _attend(self, parts, drawn, lengths, window):
+        q, k, v = parts
         drawn = drawn if drawn.ndim == 2 else drawn[None]
         found = subsampled_attention(
-            *parts, drawn, window=window, causal=self.causal, lengths=lengths
+            q, k, v, drawn, window=window, causal=self.causal, lengths=lengths
         )
         return found.output
 

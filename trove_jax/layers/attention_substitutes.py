@@ -229,17 +229,16 @@ def fixed_length(
     Raises:
       ValueError: the sequence is longer.
     """
-    if wanted is None:
-        wanted = length
-        if core.has_variable("params", name):
-            wanted = core.get_variable("params", name).shape[axis] * unit
-    if length > wanted:
+    longest = length if wanted is None else wanted
+    if wanted is None and core.has_variable("params", name):
+        longest = core.get_variable("params", name).shape[axis] * unit
+    if length > longest:
         kind = type(core.options).__name__  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(
-            f"x has length {length}, but {kind} has parameters for {wanted}; build it with "
+            f"x has length {length}, but {kind} has parameters for {longest}; build it with "
             f"length={length}"
         )
-    return wanted
+    return longest
 
 
 def orthogonal_rows(key: jax.Array, count: int, width: int) -> jax.Array:
