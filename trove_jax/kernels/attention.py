@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from trove_jax.kernels.attention_forms import (
     Inputs,
@@ -19,8 +20,10 @@ from trove_jax.kernels.attention_forms import (
     reference,
     reference_gradient,
 )
+from trove_jax.kernels.attention_gpu import gpu, gpu_gradient
 from trove_jax.kernels.attention_pattern import Pattern
 from trove_jax.kernels.attention_tiles import tiles, tiles_gradient
+from trove_jax.kernels.attention_tpu import tpu, tpu_gradient
 
 Implementation = Literal["reference", "xla", "pallas", "interpret_tpu", "interpret_gpu"] | None
 _IMPLEMENTATIONS = (None, *get_args(get_args(Implementation)[0]))
@@ -196,9 +199,43 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(rule, implementation, inputs):
-    return (reference if implementation == "reference" else tiles)(rule, inputs)
+    return _dispatch(_FORWARD, rule, implementation, inputs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_gradient(rule, implementation, *arrays):
-    return (reference_gradient if implementation == "reference" else tiles_gradient)(rule, *arrays)
+    return _dispatch(_BACKWARD, rule, implementation, *arrays)
+
+
+def _dispatch(ways, rule, implementation, inputs, *results):
+    """Calls one form, or whichever suits the platform that runs it."""
+    run = {name: functools.partial(way, rule) for name, way in ways.items()}
+    arrays = (inputs, *results)
+    if 0 in inputs.q.shape or 0 in inputs.v.shape:
+        return run["reference"](*arrays)
+    if implementation in run:
+        return run[implementation](*arrays)
+    kernels = {"tpu": run["tpu"], "cuda": run["gpu"], "rocm": run["gpu"]}
+    if inputs.q.dtype == jnp.float64:  # which no kernel computes in
+        kernels = {}
+    if implementation == "pallas":
+        return lax.platform_dependent(*arrays, **kernels)
+    return lax.platform_dependent(*arrays, default=run["reference"], cpu=run["xla"], **kernels)
+
+
+_FORWARD = {
+    "reference": reference,
+    "xla": tiles,
+    "tpu": tpu,
+    "gpu": gpu,
+    "interpret_tpu": functools.partial(tpu, interpret=True),
+    "interpret_gpu": functools.partial(gpu, interpret=True),
+}
+_BACKWARD = {
+    "reference": reference_gradient,
+    "xla": tiles_gradient,
+    "tpu": tpu_gradient,
+    "gpu": gpu_gradient,
+    "interpret_tpu": functools.partial(tpu_gradient, interpret=True),
+    "interpret_gpu": functools.partial(gpu_gradient, interpret=True),
+}

@@ -35,11 +35,19 @@ class Inputs(NamedTuple):
 
 
 def masked_scores(
-    rule: Rule, products: jax.Array, bias: Any, q_ids: Any, kv_ids: Any, head: Any, kv_mask: Any
+    rule: Rule,
+    products: jax.Array,
+    bias: Any,
+    q_ids: Any,
+    kv_ids: Any,
+    head: Any,
+    kv_mask: Any,
+    looked_up: tuple[Any, ...] = (),
 ) -> jax.Array:
     """Adds biases to the scaled products of a tile; -inf where a query does not see a key.
 
     All arrays have the rank of `products` and broadcast with it; `bias` and `kv_mask` may be None.
+    `looked_up` is what the pattern knows of the queries, where it cannot be looked up here.
     """
     scores = products
     if rule.bias is not None:
@@ -48,7 +56,8 @@ def masked_scores(
         scores = scores + bias.astype(scores.dtype)
     visible = kv_mask
     if rule.pattern is not None:
-        seen = rule.pattern.visible(q_ids, kv_ids, head)
+        known = (looked_up,) if looked_up else ()
+        seen = rule.pattern.visible(q_ids, kv_ids, head, *known)
         visible = seen if visible is None else visible & seen
     if visible is None:
         return scores

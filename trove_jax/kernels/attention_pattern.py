@@ -7,11 +7,13 @@ it says of whole blocks of positions decides, on the host, which tiles are compu
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 # Integers, NumPy or JAX arrays of integers.
 Ids = Any
@@ -30,17 +32,28 @@ class Pattern:
         return False
 
     @property
-    def is_arithmetic(self) -> bool:
-        """Whether `visible` is arithmetic alone, without a table, so that it runs in any kernel."""
-        return True
+    def terms(self) -> int:
+        """How many numbers `looked_up` finds for a query."""
+        return 0
 
-    def visible(self, q_ids: Ids, kv_ids: Ids, head: Ids) -> Any:
+    def looked_up(self, q_ids: Ids, head: Ids) -> tuple[Any, ...]:
+        """What `visible` needs to know of queries from tables, arrays like `q_ids`.
+
+        Kernels cannot look anything up: they are given these numbers.
+        """
+        del q_ids, head
+        return ()
+
+    def visible(
+        self, q_ids: Ids, kv_ids: Ids, head: Ids, looked_up: Sequence[Any] | None = None
+    ) -> Any:
         """Says which pairs are visible.
 
         Args:
           q_ids: positions of queries, integers >= 0, NumPy or JAX.
           kv_ids: positions of keys; arrays have the same number of axes and broadcast.
           head: number of the head, an integer or an array that broadcasts with them.
+          looked_up: what `looked_up(q_ids, head)` returns, if it is known.
 
         Returns:
           Booleans of the broadcast shape (that of the ids, where the head makes no difference).
@@ -76,14 +89,27 @@ class _Pair(Pattern):
         return self.first.per_head or self.second.per_head
 
     @property
-    def is_arithmetic(self) -> bool:
-        return self.first.is_arithmetic and self.second.is_arithmetic
+    def terms(self) -> int:
+        return self.first.terms + self.second.terms
+
+    def looked_up(self, q_ids, head):
+        return self.first.looked_up(q_ids, head) + self.second.looked_up(q_ids, head)
+
+    def _both_visible(self, q_ids, kv_ids, head, looked_up):
+        if looked_up is None:
+            looked_up = self.looked_up(q_ids, head)
+        count = self.first.terms
+        return (
+            self.first.visible(q_ids, kv_ids, head, looked_up[:count]),
+            self.second.visible(q_ids, kv_ids, head, looked_up[count:]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Both(_Pair):
-    def visible(self, q_ids, kv_ids, head):
-        return self.first.visible(q_ids, kv_ids, head) & self.second.visible(q_ids, kv_ids, head)
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
+        first, second = self._both_visible(q_ids, kv_ids, head, looked_up)
+        return first & second
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
         ranges = (q_first, q_last, kv_first, kv_last, head)
@@ -92,8 +118,9 @@ class _Both(_Pair):
 
 @dataclasses.dataclass(frozen=True)
 class _Either(_Pair):
-    def visible(self, q_ids, kv_ids, head):
-        return self.first.visible(q_ids, kv_ids, head) | self.second.visible(q_ids, kv_ids, head)
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
+        first, second = self._both_visible(q_ids, kv_ids, head, looked_up)
+        return first | second
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
         ranges = (q_first, q_last, kv_first, kv_last, head)
@@ -102,7 +129,7 @@ class _Either(_Pair):
 
 @dataclasses.dataclass(frozen=True)
 class _Causal(Pattern):
-    def visible(self, q_ids, kv_ids, head):
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
         return kv_ids <= q_ids
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
@@ -113,8 +140,8 @@ class _Causal(Pattern):
 class _LocalBlocks(Pattern):
     size: int
 
-    def visible(self, q_ids, kv_ids, head):
-        return q_ids // self.size == kv_ids // self.size
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
+        return _quotient(q_ids, self.size) == _quotient(kv_ids, self.size)
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
         return _overlap(q_first, q_last, kv_first, kv_last, self.size)
@@ -125,7 +152,7 @@ class _SlidingWindow(Pattern):
     before: int
     after: int
 
-    def visible(self, q_ids, kv_ids, head):
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
         return (kv_ids >= q_ids - self.before) & (kv_ids <= q_ids + self.after)
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
@@ -137,7 +164,7 @@ class _SlidingWindow(Pattern):
 class _GlobalTokens(Pattern):
     count: int
 
-    def visible(self, q_ids, kv_ids, head):
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
         return (q_ids < self.count) | (kv_ids < self.count)
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
@@ -149,10 +176,10 @@ class _FixedBlocks(Pattern):
     block: int
     summary: int
 
-    def visible(self, q_ids, kv_ids, head):
-        place = kv_ids % self.block
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
+        place = _remainder(kv_ids, self.block)
         is_summary = (place >= self.block - self.summary) | (place == 0)
-        return (q_ids // self.block == kv_ids // self.block) | is_summary
+        return (_quotient(q_ids, self.block) == _quotient(kv_ids, self.block)) | is_summary
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
         # The summary of a block and the first of the next are `summary + 1` keys that end at a
@@ -176,27 +203,32 @@ class _BigBird(Pattern):
         return self.heads is not None
 
     @property
-    def is_arithmetic(self) -> bool:
-        return self.random == 0
+    def terms(self) -> int:
+        return self.random
 
-    def _blocks_visible(self, q_block, kv_block, head):
+    def looked_up(self, q_ids, head):
+        last = (self.length - 1) // self.block
+        on_device = isinstance(q_ids, jax.Array) or isinstance(head, jax.Array)
+        xp = jnp if on_device else np
+        place = xp.clip(q_ids // self.block, 0, last)
+        if self.heads is not None:
+            place = place + head * (last + 1)
+        table = _random_blocks(self).reshape(-1, self.random)
+        return tuple(xp.asarray(column)[place] for column in table.T)
+
+    def _blocks_visible(self, q_block, kv_block, drawn):
         last = (self.length - 1) // self.block
         seen = (q_block == 0) | (q_block == last) | (kv_block == 0) | (kv_block == last)
         seen = seen | (abs(q_block - kv_block) <= self.window)
-        if self.random == 0:
-            return seen
-        table = _random_blocks(self)
-        on_device = any(isinstance(a, jax.Array) for a in (q_block, kv_block, head))
-        place = (jnp if on_device else np).clip(q_block, 0, last)
-        if self.heads is not None:
-            place = place + head * (last + 1)
-        for column in table.reshape(-1, self.random).T:
-            drawn = jnp.asarray(column)[place] if on_device else column[place]
-            seen = seen | (drawn == kv_block)
+        for one in drawn:
+            seen = seen | (one == kv_block)
         return seen
 
-    def visible(self, q_ids, kv_ids, head):
-        return self._blocks_visible(q_ids // self.block, kv_ids // self.block, head)
+    def visible(self, q_ids, kv_ids, head, looked_up=None):
+        if looked_up is None:
+            looked_up = self.looked_up(q_ids, head)
+        q_blocks, kv_blocks = _quotient(q_ids, self.block), _quotient(kv_ids, self.block)
+        return self._blocks_visible(q_blocks, kv_blocks, looked_up)
 
     def reaches(self, q_first, q_last, kv_first, kv_last, head):
         q_blocks = _host(q_first) // self.block, _host(q_last) // self.block
@@ -209,7 +241,8 @@ class _BigBird(Pattern):
             for j in range(int((kv_blocks[1] - kv_blocks[0]).max(initial=0)) + 1):
                 q_block = np.minimum(q_blocks[0] + i, q_blocks[1])
                 kv_block = np.minimum(kv_blocks[0] + j, kv_blocks[1])
-                reached |= self._blocks_visible(q_block, kv_block, _host(head))
+                drawn = self.looked_up(q_block * self.block, _host(head))
+                reached |= self._blocks_visible(q_block, kv_block, drawn)
         return reached
 
 
@@ -231,6 +264,15 @@ def _random_blocks(pattern: _BigBird) -> np.ndarray:
             row[:] = q_block
             row[: len(drawn)] = drawn
     return table
+
+
+def _quotient(ids: Ids, size: int) -> Any:
+    """`ids // size` for numbers that are not negative; the operator takes a TPU many steps."""
+    return lax.div(ids, lax.full_like(ids, size)) if isinstance(ids, jax.Array) else ids // size
+
+
+def _remainder(ids: Ids, size: int) -> Any:
+    return lax.rem(ids, lax.full_like(ids, size)) if isinstance(ids, jax.Array) else ids % size
 
 
 def _host(x: Ids) -> np.ndarray:

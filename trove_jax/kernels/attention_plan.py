@@ -214,3 +214,59 @@ def live_blocks(
     live = np.broadcast_to(live, (len(head), len(q_first), len(kv_first))).copy()
     live.flags.writeable = False
     return live
+
+
+class Lists(NamedTuple):
+    """For each block of one side, the blocks of the other side that it meets.
+
+    Attributes:
+      chosen: `[heads | 1, rows, l]` int32; a shorter list repeats its last block.
+      counts: lengths of the lists, `[heads | 1, rows]` int32.
+    """
+
+    chosen: np.ndarray
+    counts: np.ndarray
+
+
+@functools.lru_cache(maxsize=64)
+def square_lists(
+    pattern: Pattern, n: int, m: int, heads: int, blocks: tuple[int, ...], per_tile: int
+) -> tuple[int, Lists, Lists]:
+    """Chooses the size of square blocks, and lists what they meet, for a kernel.
+
+    Args:
+      pattern: the pattern.
+      n: number of queries.
+      m: number of keys.
+      heads: number of heads.
+      blocks: sizes that are allowed.
+      per_tile: what a tile costs besides its scores, in scores.
+
+    Returns:
+      size: the size with the least cost.
+      of_queries: blocks of keys that blocks of queries see.
+      of_keys: blocks of queries that blocks of keys are seen by.
+
+    Example:
+      >>> from trove_jax.kernels.attention_pattern import causal
+      >>> size, of_queries, of_keys = square_lists(causal(), 300, 300, 1, (128,), 0)
+      >>> print(of_queries.chosen.tolist(), of_queries.counts)
+      [[[0, 0, 0], [0, 1, 1], [0, 1, 2]]] [[1 2 3]]
+    """
+    costs = {}
+    for size in blocks:
+        live = live_blocks(pattern, n, m, heads, size, size)
+        costs[size] = int(live.sum()) * (size * size + per_tile) / len(live)
+    size = min(blocks, key=lambda size: (costs[size], -size))
+    live = live_blocks(pattern, n, m, heads, size, size)
+    return size, _lists(live), _lists(live.swapaxes(1, 2))
+
+
+def _lists(live):
+    counts = live.sum(-1)
+    order = np.argsort(~live, axis=-1, kind="stable")
+    place = np.minimum(
+        np.arange(max(1, counts.max(initial=0))), np.maximum(counts - 1, 0)[..., None]
+    )
+    chosen = np.take_along_axis(order, place, axis=-1) if order.shape[-1] else np.zeros_like(place)
+    return Lists(chosen.astype(np.int32), counts.astype(np.int32))
