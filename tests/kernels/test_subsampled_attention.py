@@ -54,6 +54,16 @@ def sources(drawn, i, *, window, causal, length, keep_self):
     return sorted(seen | ({i} if keep_self and i < length else set()))
 
 
+def visible_pairs(drawn, *, window=None, causal=False, lengths=None, keep_self=None):
+    """Which query sees which key, `[B, N, N]`."""
+    visible = np.zeros((B, N, N), bool)
+    rule = {"window": window, "causal": causal, "keep_self": causal or keep_self}
+    for x, i in np.ndindex(B, N):
+        length = N if lengths is None else int(lengths[x])
+        visible[x, i, sources(np.asarray(drawn)[x % len(drawn)], i, length=length, **rule)] = True
+    return visible
+
+
 def by_loops(q, k, v, drawn, *, window=None, causal=False, bias=None, lengths=None, keep_self=None):
     """Every query for itself, in float64."""
     q, k, v, drawn = np.float64(q), np.float64(k), np.float64(v), np.asarray(drawn)
@@ -150,22 +160,13 @@ def test_sets_of_keys_against_loops(case):
     np.testing.assert_allclose(output, wanted[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(lse, wanted[1], rtol=1e-5, atol=1e-6)
 
-    visible = np.zeros((B, N, N), bool)
-    for x, i in np.ndindex(B, N):
-        rule = {
-            "window": options.get("window"),
-            "causal": options.get("causal", False),
-            "keep_self": options.get("keep_self", options.get("causal", False)),
-            "length": int(LENGTHS[x]) if "lengths" in options else N,
-        }
-        visible[x, i, sources(np.asarray(drawn)[x % len(drawn)], i, **rule)] = True
     ids = np.arange(N)
     if callable(bias):
         whole = bias(ids[:, None], ids[None], np.arange(H)[:, None, None])
     else:
         whole = 0.0 if bias is None else np.asarray(bias)
     whole = np.broadcast_to(whole, (B, H, N, N)).astype(np.float32)
-    *of_qkv, of_bias = by_mask(*qkv, whole, visible)
+    *of_qkv, of_bias = by_mask(*qkv, whole, visible_pairs(drawn, **options))
     for found, want in zip(gradients, of_qkv, strict=False):
         np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-6)
     if len(gradients) == 4:
@@ -265,25 +266,37 @@ def test_gradient_of_moving_keys_is_a_gathering():
     assert "scatter-add" not in program
 
 
-def test_seeds_under_vmap_equal_a_loop():
+def test_seeds_under_vmap():
     """As a layer is trained: every seed has its own draw and its own arrays."""
-    keys = jax.random.split(KEY, 3)
-    q, k, v = (jnp.stack([x, 2 * x, -x]) for x in arrays())
+    other = locally_biased_permutation(jax.random.key(8), N, 2.0, lengths=LENGTHS)
+    draws = [permutation(LENGTHS), other]
+    q, k, v = (jnp.stack([x, 2 * x]) for x in arrays())
 
-    def gradients(key, q, k, v):
-        drawn = locally_biased_permutation(key, N, 2.0, lengths=LENGTHS)
+    def gradients(drawn, *qkv):
+        attend = functools.partial(subsampled_attention, drawn=drawn, window=4, lengths=LENGTHS)
+        return gradients_through_both(attend, *qkv)[0]
 
-        def objective(q, k, v):
-            options = {"window": 4, "lengths": LENGTHS, "implementation": "reference"}
-            return jnp.sum(jnp.sin(subsampled_attention(q, k, v, drawn, **options).output))
+    together = jax.jit(jax.vmap(gradients))(jnp.stack(draws), q, k, v)
+    for seed, drawn in enumerate(draws):
+        visible = visible_pairs(drawn, window=4, lengths=LENGTHS)
+        no_bias = np.zeros((B, H, N, N), np.float32)
+        wanted = by_mask(q[seed], k[seed], v[seed], no_bias, visible)
+        for x, y in zip(together, wanted[:3], strict=True):
+            np.testing.assert_allclose(x[seed], y, rtol=2e-5, atol=2e-6)
 
-        return jax.grad(objective, (0, 1, 2))(q, k, v)
 
-    one = jax.jit(gradients)
-    together = jax.jit(jax.vmap(gradients))(keys, q, k, v)
-    for seed, key in enumerate(keys):
-        for x, y in zip(together, one(key, q[seed], k[seed], v[seed]), strict=True):
-            np.testing.assert_allclose(x[seed], y, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_kernels_lower_without_the_machine(platform):
+    q, k, v = arrays()
+
+    def objective(q, k, v, drawn):
+        options = {"window": 4, "causal": True, "lengths": LENGTHS}
+        return subsampled_attention(q, k, v, drawn, **options).output.sum()
+
+    call = jax.jit(jax.grad(objective, (0, 1, 2)))
+    traced = call.trace(q, k, v, permutation(LENGTHS))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert {"tpu": "tpu_custom_call", "cuda": "__gpu$xla.gpu.triton"}[platform] in text
 
 
 def test_half_precision_is_computed_in_single():
