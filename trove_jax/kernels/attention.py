@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from trove_jax.kernels.attention_folded import folded, folded_gradient
 from trove_jax.kernels.attention_forms import (
     Inputs,
     Rule,
@@ -22,7 +23,6 @@ from trove_jax.kernels.attention_forms import (
 )
 from trove_jax.kernels.attention_gpu import gpu, gpu_gradient
 from trove_jax.kernels.attention_pattern import Pattern
-from trove_jax.kernels.attention_tiles import tiles, tiles_gradient
 from trove_jax.kernels.attention_tpu import tpu, tpu_gradient
 
 Implementation = Literal["reference", "xla", "pallas", "interpret_tpu", "interpret_gpu"] | None
@@ -190,11 +190,28 @@ def _attend_fwd(rule, implementation, inputs):
 
 def _attend_bwd(rule, implementation, saved, cotangents):
     inputs, output, lse = saved
-    dq, dk, dv, d_bias = _run_gradient(rule, implementation, inputs, output, lse, *cotangents)
+    dq, dk, dv, d_bias = _gradient(rule, implementation, inputs, output, lse, *cotangents)
     return (Inputs(dq, dk, dv, d_bias, None, None, None),)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gradient(rule, implementation, *arrays):
+    return _run_gradient(rule, implementation, *arrays)
+
+
+def _gradient_fwd(rule, implementation, *arrays):
+    raise NotImplementedError(
+        "the gradient of attention has no gradient; for second derivatives write the softmax "
+        "out in plain JAX, or use jax.nn.dot_product_attention"
+    )
+
+
+def _gradient_bwd(rule, implementation, saved, cotangents):
+    raise AssertionError("its forward pass raises first")
+
+
 _attend.defvjp(_attend_fwd, _attend_bwd)
+_gradient.defvjp(_gradient_fwd, _gradient_bwd)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -225,7 +242,7 @@ def _dispatch(ways, rule, implementation, inputs, *results):
 
 _FORWARD = {
     "reference": reference,
-    "xla": tiles,
+    "xla": folded,
     "tpu": tpu,
     "gpu": gpu,
     "interpret_tpu": functools.partial(tpu, interpret=True),
@@ -233,7 +250,7 @@ _FORWARD = {
 }
 _BACKWARD = {
     "reference": reference_gradient,
-    "xla": tiles_gradient,
+    "xla": folded_gradient,
     "tpu": tpu_gradient,
     "gpu": gpu_gradient,
     "interpret_tpu": functools.partial(tpu_gradient, interpret=True),

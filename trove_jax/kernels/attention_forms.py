@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trove_jax.kernels.attention_pattern import Pattern
+from trove_jax.kernels.attention_rules import Pattern
 from trove_jax.kernels.numbers import compute_dtype
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trove_jax.kernels.attention_pattern import Pattern
+from trove_jax.kernels.attention_rules import Pattern
 
 # Blocks of queries and keys that are tried, and what a block of keys costs besides its scores: it
 # is copied together, and its gradients are added up, as dear as so many more queries.
