@@ -219,6 +219,7 @@ def attention_cost(attention: Any, length: int, *, heads: int, head_dim: int) ->
     }
 
 
+@functools.partial(jax.jit, static_argnames=("attention", "n"))
 def drawn_masks(attention: Any, n: int, keys: jax.Array) -> jax.Array:
     """Who sees whom in one draw of each key, bool `[draws, n, n]`, query by key."""
     positions = jnp.arange(n)
@@ -239,14 +240,16 @@ def drawn_masks(attention: Any, n: int, keys: jax.Array) -> jax.Array:
 
 def reach_by_depth(attention: Any, n: int, layers: int, *, draws: int = 20) -> np.ndarray:
     """Share of pairs of tokens joined after 1, 2, ... layers of fresh draws, `[draws, layers]`."""
+    return np.asarray(_reach(attention, n, layers, draws))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _reach(attention, n, layers, draws):
     keys = jax.random.split(jax.random.key(0), draws * layers)
     masks = drawn_masks(attention, n, keys).reshape(draws, layers, n, n)
     each = [masks[:, i] for i in range(layers)]
-    reach = [
-        trove_jax.analysis.pathway_reach(each[: depth + 1], residual=True)
-        for depth in range(layers)
-    ]
-    return np.stack([np.asarray(values) for values in reach], axis=1)
+    reach = functools.partial(trove_jax.analysis.pathway_reach, residual=True)
+    return jnp.stack([reach(each[: depth + 1]) for depth in range(layers)], axis=1)
 
 
 def dense_maps(net: Net, variables, tokens) -> list[jax.Array]:
