@@ -2,6 +2,7 @@
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,3 +194,30 @@ def test_sizes_that_are_none_are_refused(build):
         build(rnn(2, "last"), length=0)
     with pytest.raises(ValueError, match="evaluation_batch=0"):
         build(rnn(2, "last"), length=4, evaluation_batch=0)
+
+
+def test_streams_get_keys_of_their_own():
+    class Drawing(models.SimpleRNN):
+        """Logits that are the first bits of what each stream draws."""
+
+        def __call__(self, tokens, mask, *, train=False):
+            if not train:
+                return jnp.zeros((tokens.shape[0], 2))
+            drawn = [jax.random.normal(self.make_rng(name)) for name in ("dropout", "a", "b")]
+            return jnp.stack([drawn[0] - drawn[1], drawn[1] - drawn[2]])[None]
+
+    module = Drawing(vocabulary=2, outputs=2, embedding=1, width=1, depth=1, readout="last")
+    task = losses.sequence_classification(module, length=1, streams=("a", "b"))
+    examples = {"tokens": jnp.zeros((1, 1), jnp.int32), "mask": jnp.ones((1, 1), bool),
+                "label": jnp.zeros(1, jnp.int32)}  # fmt: skip
+
+    def loss(key):
+        return float(task.loss({}, core.Batch(examples), key, jnp.int32(0))[0])
+
+    # Streams that shared a key would all draw the same: logits 0, and a loss of log 2.
+    first, again, other = (loss(jax.random.key(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert abs(first - np.log(2)) > 1e-3
+    plain = losses.sequence_classification(module, length=1)
+    with pytest.raises(flax.errors.InvalidRngError, match="a"):
+        plain.loss({}, core.Batch(examples), jax.random.key(0), jnp.int32(0))

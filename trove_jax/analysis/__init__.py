@@ -2,6 +2,13 @@
 
 from trove_jax.analysis.agreement import error_consistency
 from trove_jax.analysis.attacks import fgsm, pgd, robust_accuracy, untargeted_loss
+from trove_jax.analysis.attention import (
+    attention_maps,
+    head_redundancy,
+    inclusion_probability,
+    pathway_reach,
+    support_mass,
+)
 from trove_jax.analysis.cka_layers import (
     CKASums,
     cka_init,
@@ -10,6 +17,11 @@ from trove_jax.analysis.cka_layers import (
     cka_update,
 )
 from trove_jax.analysis.depth_probe import SmoothingCurve, layer_gradient_norms, smoothing_curve
+from trove_jax.analysis.model_cost import (
+    activation_bytes,
+    encoder_parameter_count,
+    parameter_count,
+)
 from trove_jax.analysis.ood import (
     OODReport,
     aupr,
@@ -55,8 +67,10 @@ __all__ = [
     "SmoothingCurve",
     "Smoothness",
     "Stability",
+    "activation_bytes",
     "alignment",
     "approximate_concentration",
+    "attention_maps",
     "aupr",
     "auroc",
     "cka_init",
@@ -64,11 +78,14 @@ __all__ = [
     "cka_result",
     "cka_update",
     "concentration_shift",
+    "encoder_parameter_count",
     "energy_score",
     "error_consistency",
     "fgsm",
     "fpr_at_tpr",
     "gram",
+    "head_redundancy",
+    "inclusion_probability",
     "is_degenerate",
     "layer_gradient_norms",
     "linear_barrier",
@@ -78,6 +95,8 @@ __all__ = [
     "masked_distance",
     "max_softmax_score",
     "ood_report",
+    "parameter_count",
+    "pathway_reach",
     "pgd",
     "procrustes",
     "rbf_cka",
@@ -88,6 +107,7 @@ __all__ = [
     "stability_to_order",
     "stability_to_pruning",
     "subgraph_density",
+    "support_mass",
     "topological_concentration",
     "untargeted_loss",
 ]

@@ -15,6 +15,7 @@ from trove_jax.data import formats
 from trove_jax.data.graph_sets import GRAPH_SETS
 from trove_jax.data.source import Arrays, BundledFile, DataSet, RemoteFile
 from trove_jax.data.splits import stratified_split
+from trove_jax.data.text_sets import TEXT_SETS
 
 _DIGIT_NAMES = tuple("0123456789")
 _FASHION_NAMES = (
@@ -287,5 +288,6 @@ DATA_SETS: dict[str, DataSet] = {
             test_folder="images",
         ),
         *GRAPH_SETS,
+        *TEXT_SETS,
     )
 }

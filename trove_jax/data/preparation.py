@@ -22,6 +22,7 @@ from trove_jax.data.source import (
     how_to_get,
     read_location,
 )
+from trove_jax.data.text_file import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,8 @@ def prepare(
 
     Args:
       data_set: from `catalogue.describe(name)`.
-      origin: the original files in a folder or an archive of the user's own, or an .npz; instead of
-        a download.
+      origin: the original files in a folder or an archive of the user's own, or an .npz (of a
+        text: a .txt.gz); instead of a download.
       data_dir: where `<name>.npz` goes, made if missing; the user's cache by default.
       mirror: a URL of a folder that serves the published files, in place of their own addresses.
         The digests are checked all the same.
@@ -148,9 +149,14 @@ def _convert_own(data_set: DataSet, origin: pathlib.Path) -> Arrays:
         arrays = read_npz(origin, shapes=data_set.shapes, dtypes=data_set.dtypes)
         check_arrays(data_set, arrays, origin=str(origin))
         return arrays
+    if data_set.is_text and origin.name.endswith(".txt.gz"):
+        arrays = {"text": read_text(origin)}
+        check_arrays(data_set, arrays, origin=str(origin))
+        return arrays
     if data_set.convert is None:
         raise DataUnavailable(
-            f"{data_set.name} has no original files to convert; --from takes {data_set.name}.npz"
+            f"{data_set.name} has no original files to convert; --from takes "
+            f"{' or '.join(data_set.file_names)}"
         )
     if not origin.exists():
         raise DataUnavailable(f"{origin} does not exist; give a folder or an archive")

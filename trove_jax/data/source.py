@@ -1,8 +1,8 @@
 """Where the bytes of a data set come from, and which bytes they were.
 
-A set is looked for, in this order: inside a PyPI package; as `<name>.npz` (or, for a set of image
-files, a folder `<name>`) under `data_dir` or the folder that TROVE_DATA_DIR names; in the user's
-cache. Looking never downloads; that is `prepare`.
+A set is looked for, in this order: inside a PyPI package; as `<name>.npz` (or, for a text,
+`<name>.txt.gz`, or, for a set of many files, a folder `<name>`) under `data_dir` or the folder that
+TROVE_DATA_DIR names; in the user's cache. Looking never downloads; that is `prepare`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import numpy as np
 
 from trove_jax.core import DataUnavailable
 from trove_jax.data.npz import read_npz
+from trove_jax.data.text_file import read_text
 
 Arrays = dict[str, np.ndarray]
 
@@ -91,6 +92,18 @@ class DataSet:
         """Whether the set is a folder of files rather than a few arrays."""
         return not self.shapes
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the set is the bytes of one text, which may be kept as `<name>.txt.gz`."""
+        return set(self.shapes) == {"text"}
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """What its file or folder is called, the first that is there being taken."""
+        if self.is_folder:
+            return (self.name,)
+        return (f"{self.name}.txt.gz",) * self.is_text + (f"{self.name}.npz",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Location:
@@ -139,13 +152,14 @@ def find(data_set: DataSet, *, data_dir: str | os.PathLike | None = None) -> Loc
             version = importlib.metadata.version(data_set.bundled.distribution)
             description = f"{data_set.bundled.distribution} {version}"
             return Location("bundled", path, description)
-    name = data_set.name if data_set.is_folder else f"{data_set.name}.npz"
     here = pathlib.Path.is_dir if data_set.is_folder else pathlib.Path.is_file
     folder = data_folder(data_dir)
-    if folder is not None and here(folder / name):
-        return Location("data_dir", folder / name, f"{name} in the data directory")
-    if here(cache_dir() / name):
-        return Location("cache", cache_dir() / name, f"{name} in the cache")
+    for name in data_set.file_names:
+        if folder is not None and here(folder / name):
+            return Location("data_dir", folder / name, f"{name} in the data directory")
+    for name in data_set.file_names:
+        if here(cache_dir() / name):
+            return Location("cache", cache_dir() / name, f"{name} in the cache")
     return None
 
 
@@ -180,6 +194,8 @@ def read_location(data_set: DataSet, location: Location) -> Arrays:
             raise DataUnavailable(
                 f"cannot read {location.path} ({error}); reinstall {location.description}"
             ) from error
+    elif location.path.suffix == ".gz":
+        arrays = {"text": read_text(location.path)}
     else:
         arrays = read_npz(location.path, shapes=data_set.shapes, dtypes=data_set.dtypes)
     check_arrays(data_set, arrays, origin=str(location.path))

@@ -1,5 +1,22 @@
 """Flax Linen building blocks."""
 
+from trove_jax.layers.attention import SelfAttention
+from trove_jax.layers.attention_types import (
+    ATTENTION_TYPES,
+    BigBirdAttention,
+    LinearAttention,
+    LinformerAttention,
+    LocalAttention,
+    LocalSubsampledAttention,
+    LongformerAttention,
+    PerformerAttention,
+    SinkhornAttention,
+    SparseAttention,
+    SynthesizerAttention,
+    UnbiasedSubsampledAttention,
+    VanillaAttention,
+    attention_options,
+)
 from trove_jax.layers.auxiliary import AuxNet, DglAux, InfoProAux, PredSimAux
 from trove_jax.layers.capture import (
     Layer,
@@ -53,10 +70,12 @@ from trove_jax.layers.residual_mlp import ResidualMLP
 from trove_jax.layers.sparse_features import SparseDense, SparseDropout, SparseInput, sparse_input
 
 __all__ = [
+    "ATTENTION_TYPES",
     "APPNPConv",
     "AdaptiveHopReadout",
     "AuxNet",
     "BatchNorm",
+    "BigBirdAttention",
     "CNHead",
     "Conv",
     "ConvTranspose",
@@ -70,7 +89,13 @@ __all__ = [
     "JumpSum",
     "Layer",
     "LearnedCurvature",
+    "LinearAttention",
+    "LinformerAttention",
+    "LocalAttention",
+    "LocalSubsampledAttention",
+    "LongformerAttention",
     "MLPConv",
+    "PerformerAttention",
     "PoincareBatchNorm",
     "PoincareConv",
     "PoincareDense",
@@ -80,9 +105,16 @@ __all__ = [
     "ResidualMLP",
     "SAGEConv",
     "SGConv",
+    "SelfAttention",
+    "SinkhornAttention",
+    "SparseAttention",
     "SparseDense",
     "SparseDropout",
     "SparseInput",
+    "SynthesizerAttention",
+    "UnbiasedSubsampledAttention",
+    "VanillaAttention",
+    "attention_options",
     "auglocal",
     "aux_plan",
     "avg_pool",

@@ -124,7 +124,11 @@ def sequence_accuracy(
 
 
 def sequence_classification(
-    module: nn.Module, *, length: int, evaluation_batch: int | None = 1000
+    module: nn.Module,
+    *,
+    length: int,
+    evaluation_batch: int | None = 1000,
+    streams: tuple[str, ...] = (),
 ) -> Task:
     """Makes the task of classifying whole sequences, as `data.parity` draws them.
 
@@ -134,6 +138,8 @@ def sequence_classification(
         the step's key.
       length: t of the examples.
       evaluation_batch: sequences per evaluated batch; None for all at once.
+      streams: random streams that the module draws from in training beside `dropout`, such as
+        `ssa`; each gets a key of its own, folded from the step's.
 
     Returns:
       A task of `{"tokens": int [b, t], "mask": bool [b, t], "label": int [b]}` whose metrics are
@@ -147,11 +153,15 @@ def sequence_classification(
         labels = examples["label"]
         return {"accuracy": accuracy(logits, labels), "loss": cross_entropy(logits, labels)}
 
-    return _task(module, length, evaluation_batch, measure)
+    return _task(module, length, evaluation_batch, streams, measure)
 
 
 def token_prediction(
-    module: nn.Module, *, length: int, evaluation_batch: int | None = 1000
+    module: nn.Module,
+    *,
+    length: int,
+    evaluation_batch: int | None = 1000,
+    streams: tuple[str, ...] = (),
 ) -> Task:
     """Makes the task of predicting a target at each scored token, as `data.copy_paste` draws them.
 
@@ -160,6 +170,8 @@ def token_prediction(
         `[b, t, k]`; otherwise as in `sequence_classification`.
       length: t of the examples.
       evaluation_batch: sequences per evaluated batch; None for all at once.
+      streams: random streams that the module draws from in training beside `dropout`, such as
+        `ssa`; each gets a key of its own, folded from the step's.
 
     Returns:
       A task of `{"tokens": int [b, t], "mask": bool [b, t], "target": int [b, t], "scored":
@@ -180,13 +192,14 @@ def token_prediction(
             "loss": loss,
         }
 
-    return _task(module, length, evaluation_batch, measure)
+    return _task(module, length, evaluation_batch, streams, measure)
 
 
 def _task(
     module: nn.Module,
     length: int,
     evaluation_batch: int | None,
+    streams: tuple[str, ...],
     measure: Callable[[jax.Array, Any], dict[str, jax.Array]],
 ) -> Task:
     for name, size in (("length", length), ("evaluation_batch", evaluation_batch)):
@@ -207,7 +220,10 @@ def _task(
             examples["mask"],
             train=True,
             mutable=mutable,
-            rngs={"dropout": key},
+            rngs={
+                "dropout": key,
+                **{name: jax.random.fold_in(key, i) for i, name in enumerate(streams)},
+            },
         )
         logits, updates = out
         found = measure(logits, examples)

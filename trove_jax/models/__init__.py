@@ -15,7 +15,17 @@ from trove_jax.models.graph import (
     sgc,
 )
 from trove_jax.models.local_chain import LocalChain, local_chain
-from trove_jax.models.sequence import SimpleRNN, Transformer, TransformerBlock
+from trove_jax.models.sequence import (
+    Classifier,
+    Decoder,
+    Encoder,
+    EncoderBlock,
+    Matcher,
+    SimpleRNN,
+    Transformer,
+    TransformerBlock,
+    aspect_family,
+)
 from trove_jax.models.sequential import mlp_units, resnet_units, vgg_units
 from trove_jax.models.tabular import MLP, DeepMLP, ResidualMLP, lenet_300_100, residual_mlp
 from trove_jax.models.units import (
@@ -52,15 +62,20 @@ __all__ = [
     "BottleneckUnit",
     "CifarResNet",
     "CifarVGG",
+    "Classifier",
     "ConvChain",
     "ConvUnit",
+    "Decoder",
     "DeepMLP",
     "DenseUnit",
     "DepthGrid",
+    "Encoder",
+    "EncoderBlock",
     "EuclideanTwin",
     "HadamardDecoder",
     "LinkPredictor",
     "LocalChain",
+    "Matcher",
     "PoincareResNet",
     "PoolHead",
     "ResNet",
@@ -71,6 +86,7 @@ __all__ = [
     "Transformer",
     "TransformerBlock",
     "appnp",
+    "aspect_family",
     "cifar_resnet",
     "cifar_vgg",
     "euclidean_twin",

@@ -1,5 +1,6 @@
 """Transformers of token sequences: encoders, and decoders without an encoder."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -78,8 +79,7 @@ class TransformerBlock(nn.Module):
         feed_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="feed_norm")
 
         def feed(x):
-            x = nn.relu(nn.Dense(self.feed_forward, dtype=self.dtype, name="feed_0")(x))
-            return nn.Dense(width, dtype=self.dtype, name="feed_1")(drop(x))
+            return feed_forward(x, self.feed_forward, nn.relu, drop, dtype=self.dtype)
 
         if self.norm_first:
             x = x + drop(attention(attention_norm(x), mask=mask))
@@ -205,6 +205,32 @@ class Transformer(nn.Module):
             table = nn.Embed(self.context, self.width, dtype=self.dtype, name="positions")
             return table(jnp.arange(length))
         return sinusoidal_positions(length, self.width)
+
+
+def feed_forward(
+    x: jax.Array,
+    hidden: int,
+    activation: Callable[[jax.Array], jax.Array],
+    drop: Callable[[jax.Array], jax.Array],
+    *,
+    dtype: Any = None,
+) -> jax.Array:
+    """Applies two dense layers, `feed_0` and `feed_1`, as a part of the calling module.
+
+    W' D(f(W x + c)) + c'
+
+    Args:
+      x: `[..., d]`.
+      hidden: width of the first.
+      activation: f.
+      drop: dropout, D.
+      dtype: dtype of the computation; None: that of the parameters.
+
+    Returns:
+      `[..., d]`.
+    """
+    h = activation(nn.Dense(hidden, dtype=dtype, name="feed_0")(x))
+    return nn.Dense(x.shape[-1], dtype=dtype, name="feed_1")(drop(h))
 
 
 def check_heads(heads: int, width: int) -> None:
