@@ -110,9 +110,7 @@ def load(settings: ml_collections.ConfigDict, data_dir: Any) -> trove_jax.data.S
             min_length=settings.min_length,
             max_length=length,
         )
-    if settings.source == "pixels":
-        found = data.digit_sequences(data_dir=data_dir)
-    elif settings.source == "words":
+    if settings.source == "words":
         found = data.text_tokens(
             settings.data, length=length, vocabulary=settings.vocabulary, data_dir=data_dir
         )
@@ -144,7 +142,8 @@ def latencies(
     for name, module in modules.items():
         tokens = jnp.ones((batch, module.context), jnp.int32)
         mask = jnp.ones(tokens.shape, bool)
-        variables = jax.jit(module.init)(jax.random.key(0, impl="rbg"), tokens, mask)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), tokens, mask)
+        variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
         apply = jax.jit(functools.partial(module.apply, train=False))
         calls[name] = functools.partial(apply, variables, tokens, mask)
         jax.block_until_ready(calls[name]())

@@ -122,6 +122,63 @@ def optimiser(schedule: Schedule) -> optax.GradientTransformation:
     return optax.adamw(rate)
 
 
+def load(settings, data_dir) -> trove_jax.data.SequenceData:
+    """Reads the data set of a part as sequences."""
+    data = trove_jax.data
+    if settings.source == "digits":
+        return data.digit_sequences(data_dir=data_dir)
+    if settings.source == "pixels":
+        return data.pixel_sequences(settings.data, data_dir=data_dir)
+    options: dict[str, Any] = {}
+    if settings.source == "bytes":
+        options = {"unit": "bytes", "train": 0.9, "validation": 0.05}
+    return data.character_windows(
+        settings.data, length=settings.length, data_dir=data_dir, **options
+    )
+
+
+def net_of(settings, *, vocabulary, outputs) -> Net:
+    """The sizes of the network of a part."""
+    sizes = ("length", "layers", "heads", "head_dim", "width", "feed_forward")
+    return Net(
+        vocabulary,
+        outputs,
+        **{name: settings[name] for name in sizes},
+        predicts=settings.source != "digits",
+    )
+
+
+def schedule_of(config, settings) -> Schedule:
+    """Steps and rates of a part; the last share of the steps is the dense phase."""
+    switch = settings.steps - max(1, round(config.dense_share * settings.steps))
+    return Schedule(
+        settings.steps,
+        switch,
+        settings.batch_size,
+        settings.learning_rate,
+        config.dense_rate,
+        settings.warmup,
+    )
+
+
+def arms_of(settings) -> list[Arm]:
+    """The arms of a part, in order."""
+    window = settings.window
+    known = {
+        "dense": DENSE,
+        "dense_dropout": Arm("dense_dropout", dropout=settings.dropout),
+        "ssa_unbiased": Arm("ssa_unbiased", UnbiasedSubsampledAttention(keys=window)),
+        "ssa_local": Arm("ssa_local", _local(window, settings.sigma)),
+        "local_windows": Arm("local_windows", _local(window, 0.0)),
+    }
+    others = [Arm(f"ssa_local_w{w}_s{s:g}", _local(w, s)) for w, s in settings.others]
+    return [*(known[name] for name in settings.arms), *others]
+
+
+def _local(window, sigma) -> LocalSubsampledAttention:
+    return LocalSubsampledAttention(window=window, sigma_over_w=sigma / window)
+
+
 class Trained(NamedTuple):
     """Variables `[s, ...]` of the finished arm and, of one that draws, sampled to the end."""
 
@@ -129,24 +186,39 @@ class Trained(NamedTuple):
     sampled: Any
 
 
-def train(context, stage: str, net: Net, arm: Arm, schedule: Schedule, data, keys, *, ensembles):
+def train(
+    context,
+    stage: str,
+    net: Net,
+    arm: Arm,
+    schedule: Schedule,
+    data,
+    keys,
+    *,
+    ensembles: bool,
+    over_seeds: str | None = None,
+) -> Trained:
     """Trains all seeds of an arm, its last part with dense attention.
 
     With `ensembles`, an arm that draws is also trained on from the switch as before, for the same
     number of steps: what an ensemble of draws is measured on.
     """
+    tx = optimiser(schedule)
+    # All arms have the same variables, and start from the same values.
+    start = core.init_states(task_of(net, DENSE), tx, keys)
     learn = functools.partial(
         context.train_seeds,
-        tx=optimiser(schedule),
+        tx=tx,
         data=core.Data(data.train),
         keys=keys,
         batch_size=schedule.batch_size,
+        over_seeds=over_seeds,
     )
     task = task_of(net, arm)
     if not arm.is_sampled:
-        state, _ = learn(stage, task, steps=schedule.steps)
+        state, _ = learn(stage, task, steps=schedule.steps, start=start)
         return Trained(state.variables, None)
-    begun, _ = learn(f"{stage}/drawn", task, steps=schedule.switch)
+    begun, _ = learn(f"{stage}/drawn", task, steps=schedule.switch, start=start)
     dense, _ = learn(f"{stage}/dense", task_of(net, DENSE), steps=schedule.steps, start=begun)
     if not (ensembles and arm.is_drawn):
         return Trained(dense.variables, None)
@@ -252,11 +324,21 @@ def _reach(attention, n, layers, draws):
     return jnp.stack([reach(each[: depth + 1]) for depth in range(layers)], axis=1)
 
 
-def dense_maps(net: Net, variables, tokens) -> list[jax.Array]:
-    """Attention weights of the layers of one dense network, `[b, h, n, n]` each."""
+@functools.partial(jax.jit, static_argnames=("net", "kinds"))
+def support(net: Net, variables, tokens, kinds: tuple) -> tuple[jax.Array, jax.Array]:
+    """What draws of some kinds keep of the attention of one dense network.
+
+    Returns the share of attention on keys as they are drawn, `[kinds, layers]`, and the overlap of
+    two heads, `[layers]`.
+    """
     _, found = trove_jax.layers.capture(
         module_of(net, DENSE), variables, tokens, filter=r".*/(query|key)"
     )
-    q = [x for name, x in found.items() if name.endswith("query")]
-    k = [x for name, x in found.items() if name.endswith("key")]
-    return [trove_jax.analysis.attention_maps(*pair) for pair in zip(q, k, strict=True)]
+    analysis = trove_jax.analysis
+    queries = [x for name, x in found.items() if name.endswith("query")]
+    keys = [x for name, x in found.items() if name.endswith("key")]
+    maps = jnp.stack([analysis.attention_maps(q, k) for q, k in zip(queries, keys, strict=True)])
+    draws = jax.random.split(jax.random.key(1), tokens.shape[0])
+    masks = jnp.stack([drawn_masks(kind, net.length, draws) for kind in kinds])
+    mass = [[analysis.support_mass(one, mask[:, None]).mean() for one in maps] for mask in masks]
+    return jnp.array(mass), jax.lax.map(analysis.head_redundancy, maps)

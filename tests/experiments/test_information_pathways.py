@@ -118,7 +118,7 @@ def test_every_claim_can_be_tested_by_a_preset():
     for preset in ("laptop", "paper"):
         config = experiment.get_config(preset)
         for part in config.parts:
-            arms |= {f"{part}_{arm.name}" for arm in experiment._arms(config[part])}
+            arms |= {f"{part}_{arm.name}" for arm in subsampled.arms_of(config[part])}
     arms |= {f"digits_ssa_local_ensemble_{count}" for count in (1, 8, 16)}
     arms |= {"attention_dense", "attention_ssa_local"}
     assert {

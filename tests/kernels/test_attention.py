@@ -36,7 +36,7 @@ def arrays(n, m, b=2, h=2, d=4, e=3):
 
 
 def one_by_one(q, k, v, d_output, d_lse, *, pattern=None, bias=None, ids=None, kv_mask=None):
-    """Results and gradients query by query, with the Jacobian of softmax written out."""
+    """Results and gradients, one query at a time."""
     (b, n, h, d), m = q.shape, k.shape[1]
     q_ids, kv_ids = (np.arange(n)[None], np.arange(m)[None]) if ids is None else ids
     output, lse = np.zeros(d_output.shape), np.full(d_lse.shape, -np.inf)
@@ -60,9 +60,8 @@ def one_by_one(q, k, v, d_output, d_lse, *, pattern=None, bias=None, ids=None, k
         lse[x, i, head] = peak + np.log(weights.sum())
         weights /= weights.sum()
         output[x, i, head] = weights @ v[x, seen, head]
-        jacobian = np.diag(weights) - np.outer(weights, weights)
-        d_scores = jacobian @ (v[x, seen, head] @ d_output[x, i, head])
-        d_scores += d_lse[x, i, head] * weights
+        pulled = v[x, seen, head] @ d_output[x, i, head]
+        d_scores = weights * pulled - weights * (weights @ pulled) + d_lse[x, i, head] * weights
         dq[x, i, head] += d_scores @ k[x, seen, head] / d**0.5
         dk[x, seen, head] += np.outer(d_scores, q[x, i, head]) / d**0.5
         dv[x, seen, head] += np.outer(weights, d_output[x, i, head])
@@ -108,7 +107,6 @@ def assert_near(found, wanted, tolerance):
 CASES = {
     "dense": (7, 9, {}),
     "bias": (33, 40, {"bias": drawn(2, 33, 40)}),
-    "bias of keys": (34, 41, {"bias": drawn(2, 1, 1, 41)}),
     "masked": (35, 42, {"kv_mask": drawn(2, 42) > 0, "pattern": LOCAL_AND_GLOBAL}),
     "function": (140, 140, {"bias": distance, "pattern": causal()}),
     "bias in spans": (141, 141, {"bias": drawn(2, 1, 141, 141), "pattern": causal()}),
@@ -121,10 +119,10 @@ CASES = {
                 np.random.default_rng(1).permutation(43).astype(np.int32)[None],
             ),
             "pattern": causal() & fixed_blocks(8, 2),
+            "bias": drawn(2, 1, 1, 43),
         },
     ),
     "folded": (45, 45, {"pattern": local_blocks(8) & causal(), "kv_mask": drawn(1, 45) > 0}),
-    "window": (500, 500, {"pattern": LOCAL_AND_GLOBAL, "bias": distance}),
     "random": (900, 900, {"pattern": big_bird(900, 64, random=1, heads=2)}),
 }
 
@@ -144,18 +142,16 @@ def test_tiles_equal_a_loop(case, monkeypatch):
     assert_near(found, one_by_one(*given, **options), 1e-11)
 
 
-@pytest.mark.parametrize("case", ["bias", "masked", "function"])
-def test_reference_equals_a_loop(case):
-    n, m, options = CASES[case]
+def test_reference_equals_a_loop():
+    n, m, options = CASES["masked"]
     with jax.enable_x64(True):
         found = pulled_back("reference", *arrays(n, m), **options)
     assert_near(found, one_by_one(*arrays(n, m), **options), 1e-11)
 
 
-def test_single_and_half_precision():
+def test_half_precision():
     """Half precision rounds inputs before and outputs after; lse stays in single."""
     given = [x.astype(np.float32) for x in arrays(37, 44)]
-    assert_near(pulled_back(None, *given), one_by_one(*given), 2e-5)
     half = [np.asarray(jnp.asarray(x, jnp.bfloat16)) for x in given[:4]] + [given[4]]
     found = pulled_back(None, *half)
     kinds = [x.dtype for x in found]

@@ -120,7 +120,8 @@ def attention(
             k=jnp.where(exists, k, jnp.zeros((), k.dtype)),
             v=jnp.where(exists, v, jnp.zeros((), v.dtype)),
         )
-    return Attended(*_attend(rule, implementation, inputs))
+    found: Any = _attend(rule, implementation, inputs)
+    return Attended(*found)
 
 
 def _check(inputs, pattern, implementation):
@@ -184,14 +185,14 @@ def _attend(rule, implementation, inputs):
 
 
 def _attend_fwd(rule, implementation, inputs):
-    output, lse = _attend(rule, implementation, inputs)
-    return (output, lse), (inputs, output, lse)
+    found: Any = _attend(rule, implementation, inputs)
+    return found, (inputs, *found)
 
 
 def _attend_bwd(rule, implementation, saved, cotangents):
     inputs, output, lse = saved
-    dq, dk, dv, d_bias = _gradient(rule, implementation, inputs, output, lse, *cotangents)
-    return (Inputs(dq, dk, dv, d_bias, None, None, None),)
+    found: Any = _gradient(rule, implementation, inputs, output, lse, *cotangents)
+    return (Inputs._make((*found, None, None, None)),)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -160,10 +160,10 @@ def _layout(rule: Rule, inputs: Inputs, interpret: bool) -> _Layout:
     (b, n, h, d), (_, m, _, e) = inputs.q.shape, inputs.v.shape
     block = _BLOCK if max(d, e) <= 128 else _BLOCK // 2
     plain = inputs.q_ids is None and inputs.kv_ids is None and inputs.bias is None
-    lists = (None, None)
+    of_queries, of_keys = None, None
     if rule.pattern is not None and plain:
-        _, *lists = square_lists(rule.pattern, n, m, h, (block,), 0)
-    return _Layout(rule, (b, h, n, m), block, *lists, interpret)
+        _, of_queries, of_keys = square_lists(rule.pattern, n, m, h, (block,), 0)
+    return _Layout(rule, (b, h, n, m), block, of_queries, of_keys, interpret)
 
 
 def _laid(x: jax.Array, side: str, layout: _Layout, *, fill: float = 0.0) -> jax.Array:

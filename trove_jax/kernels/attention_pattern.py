@@ -175,7 +175,7 @@ def big_bird(
     Example:
       >>> ids = np.arange(8)
       >>> print(big_bird(8, block=1, random=1).visible(ids[:, None], ids[None], 0).astype(int)[3])
-      [1 0 1 1 1 1 0 1]
+      [1 1 1 1 1 0 0 1]
 
     Reference: Zaheer et al., Big Bird: Transformers for Longer Sequences, NeurIPS 2020, section 2.
     """

@@ -5,7 +5,7 @@ Positions are 0, 1, 2, ... here. A plan is made once for each pattern and shape.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,8 +83,9 @@ def plan(pattern: Pattern, n: int, m: int, heads: int, *, may_block: bool = True
       >>> from trove_jax.kernels.attention_pattern import causal, sliding_window
       >>> print(plan(causal(), 256, 256, 1).spans[1])
       Span(q_start=64, q_stop=128, kv_start=0, kv_stop=128)
-      >>> print([group.lists.shape for group in plan(sliding_window(32, 32), 512, 512, 1).groups])
-      [(1, 2, 2), (1, 6, 3)]
+      >>> thin = plan(sliding_window(32, 32), 4096, 4096, 1)
+      >>> print(thin.scores / 4096**2, [group.lists.shape for group in thin.groups])
+      0.0615234375 [(1, 2, 3), (1, 30, 4)]
     """
     found = _cut_into_spans(pattern, n, m, heads)
     if not may_block:
@@ -105,7 +106,7 @@ def plan(pattern: Pattern, n: int, m: int, heads: int, *, may_block: bool = True
 def _cut_into_spans(pattern, n, m, heads):
     """Consecutive rows and the keys from the first to the last that one of them sees."""
     block = 64
-    live = live_blocks(pattern, n, m, heads, block, block).any(0)
+    live: Any = live_blocks(pattern, n, m, heads, block, block).any(0)
     best = whole(n, m)
     for ways in _SPANS[1:]:
         if len(live) < ways:
@@ -159,20 +160,20 @@ def _grouped(rows: Sequence[Sequence[np.ndarray]], lengths: np.ndarray) -> tuple
         members = np.flatnonzero(lengths == length)
         lists = np.full((len(rows), len(members), int(length)), -1, np.int32)
         for of_head, filled in zip(rows, lists, strict=True):
-            for member, row in zip(members, filled, strict=True):
+            for member, row in zip(members.tolist(), filled, strict=True):
                 row[: len(of_head[member])] = of_head[member]
         groups.append(Group(members, lists))
     return tuple(groups)
 
 
-def _cut_into_blocks(live, lengths, q_block, kv_block):
+def _cut_into_blocks(live: np.ndarray, lengths: np.ndarray, q_block: int, kv_block: int) -> Plan:
     rows = [[np.flatnonzero(row) for row in of_head] for of_head in live]
     groups = _grouped(rows, lengths)
-    seen = [[[] for _ in range(live.shape[2])] for _ in live]
+    seen: Any = [[[] for _ in range(live.shape[2])] for _ in live]
     tile = 0
     for group in groups:
         for head, lists in enumerate(group.lists):
-            for place, key in enumerate(lists.ravel()):
+            for place, key in enumerate(lists.ravel().tolist()):
                 if key >= 0:
                     seen[head][key].append(tile + place)
         tile += group.lists[0].size

@@ -4,7 +4,7 @@ A *unit* is one head of one example. Several small units make one step of a loop
 several steps. Nothing larger than the scores of a step is stored, besides inputs and results.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,12 +76,16 @@ def tiles_gradient(
     d_lse: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """The gradient of `tiles` from its results."""
-    (b, n, h, _), e = inputs.q.shape, inputs.v.shape[3]
+    b, _, h, _ = inputs.q.shape
     cut = _plan(rule, inputs)
-    rows = (safe_lse(lse), row_term(output, lse, d_output, d_lse))
+
+    def per_unit(x):
+        return jnp.swapaxes(x, 1, 2).reshape(b * h, *x.shape[1:2], *x.shape[3:])
+
     results = Results(
-        *(jnp.swapaxes(x, 1, 2).reshape(b * h, n) for x in rows),
-        jnp.swapaxes(d_output.astype(lse.dtype), 1, 2).reshape(b * h, n, e),
+        per_unit(safe_lse(lse)),
+        per_unit(row_term(output, lse, d_output, d_lse)),
+        per_unit(d_output.astype(lse.dtype)),
     )
 
     def backward(unit, results):
@@ -112,7 +116,7 @@ def _units(inputs: Inputs) -> Unit:
     def heads_first(x):
         return jnp.swapaxes(x.astype(dtype), 1, 2).reshape(b * h, x.shape[1], x.shape[3])
 
-    def per_unit(x):
+    def per_unit(x) -> Any:
         return x if x is None or x.shape[0] == 1 else jnp.repeat(x, h, axis=0)
 
     q_ids, kv_ids = map(per_unit, ids_of(inputs))
@@ -121,7 +125,7 @@ def _units(inputs: Inputs) -> Unit:
     return Unit(q, k, v, q_ids, kv_ids, per_unit(inputs.kv_mask), head)
 
 
-def _over_units(function, units, results, bias, heads, size):
+def _over_units(function, units, results, bias, heads, size) -> Any:
     """Runs `function(unit, results)` for all units, of `size` scores each.
 
     Its arrays get a leading axis of units; but the last of four, the gradient of a bias, is summed
@@ -132,8 +136,8 @@ def _over_units(function, units, results, bias, heads, size):
     if count * size > _SMALL_SCORES:
         together = _divisor(count, _STEP_SCORES // max(1, size))
     shared = [x is None or x.shape[0] == 1 for x in units]
-    own = [None if same else x for x, same in zip(units, shared, strict=True)]
-    common = [
+    own: list[Any] = [None if same else x for x, same in zip(units, shared, strict=True)]
+    common: list[Any] = [
         x[0] if same and x is not None else None for x, same in zip(units, shared, strict=True)
     ]
 
@@ -163,10 +167,11 @@ def _over_units(function, units, results, bias, heads, size):
         return total, found[:3]
 
     in_steps = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), arrays)
-    has_bias_gradient = bias is not None and results is not None
-    start = jnp.zeros(bias.shape, units.q.dtype) if has_bias_gradient else None
+    start = None
+    if bias is not None and results is not None:
+        start = jnp.zeros(bias.shape, units.q.dtype)
     total, found = lax.scan(step, start, in_steps)
-    found = tuple(x.reshape(count, *x.shape[2:]) for x in found)
+    found = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), found)
     return found if results is None else (*found, total)
 
 
@@ -249,9 +254,8 @@ def _span_gradient(rule, unit, results):
         return total, (found[0], found[3] if is_per_row else None)
 
     dtype = unit.q.dtype
-    start = tuple(
-        jnp.zeros(x.shape, dtype) for x in (unit.k, unit.v, bias)[: summed.stop - summed.start]
-    )
+    sums: Any = (unit.k, unit.v, bias)
+    start = tuple(jnp.zeros(x.shape, dtype) for x in sums[: summed.stop - summed.start])
     results = Results(
         *(_split(x, -(-n // ways), fill) for x, fill in zip(results, _NO_RESULTS, strict=True))
     )
@@ -360,12 +364,9 @@ def _parts(cut, unit):
 
     def part(row, chosen):
         mask = exists[chosen] & (chosen >= 0)[:, None]
-        keys, values, ids = (x[chosen] for x in (k, v, kv_ids))
-        return Unit(
-            q[row],
-            *(x.reshape(-1, x.shape[-1]) for x in (keys, values)),
-            *(q_ids[row], ids.reshape(-1), mask.reshape(-1), unit.head),
-        )
+        keys, values = (x[chosen].reshape(-1, x.shape[-1]) for x in (k, v))
+        ids = kv_ids[chosen].reshape(-1)
+        return Unit(q[row], keys, values, q_ids[row], ids, mask.reshape(-1), unit.head)
 
     return part
 

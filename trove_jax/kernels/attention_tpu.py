@@ -309,7 +309,7 @@ def _call(layout, inputs, outer, operands, outs, sums, work):
         ins, refs = refs[: len(operands)], refs[len(operands) :]
         given, refs = dict(zip(names, refs, strict=False)), refs[len(names) :]
         written, totals = refs[: len(outs)], refs[len(outs) :]
-        _, head, block, number = (pl.program_id(i) for i in range(4))
+        head, block, number = (pl.program_id(axis) for axis in (1, 2, 3))
         starts = [
             _position(layout, outer, side)(head, block, number, chosen, counts) * layout.block
             for side in ("queries", "keys")
@@ -352,7 +352,7 @@ def _call(layout, inputs, outer, operands, outs, sums, work):
     )(*ahead, *(x for x, _ in operands), *(x for x, _ in extras.values()))
 
 
-def _options(layout):
+def _options(layout: _Layout) -> dict[str, Any]:
     if layout.interpret:
         return {"interpret": True}
     order = ("parallel", "parallel", "parallel", "arbitrary")
@@ -364,7 +364,7 @@ def _scores(layout, given, q, k, head, q_start, kv_start):
     size, m = layout.block, layout.sizes[3]
     q_ids = q_start + lax.broadcasted_iota(jnp.int32, (1, size), 1)
     kv_ids = kv_start + lax.broadcasted_iota(jnp.int32, (size, 1), 0)
-    mask = kv_ids < m if m % size else None
+    mask: Any = kv_ids < m if m % size else None
     if "q_ids" in given:
         q_ids = given["q_ids"][0]
     if "kv_ids" in given:
