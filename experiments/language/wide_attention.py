@@ -293,8 +293,8 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
 _NOTES = (
     "All kinds and aspects of a task have the same steps, batches and rate; nothing was chosen. "
     "Accuracy is on test data after the last step.",
-    "The laptop preset trains for less than one pass over the data, the bytes least: where accuracy "
-    "is near that of guessing, equal accuracy says little.",
+    "The laptop preset trains for less than one pass over the data, the bytes least: where "
+    "accuracy is near that of guessing, equal accuracy says little.",
     "Dropout, where there is some, takes what heads read, not attention weights.",
     "Costs are of dense attention in tiles, which never holds all scores: with all scores held, a "
     "wide layer would need more memory than a deep network's layer.",
