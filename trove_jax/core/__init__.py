@@ -1,6 +1,7 @@
 """Pytrees, random keys, the mesh, the train loop, checkpoints, run directories, progress."""
 
 from trove_jax.core.checkpoint import Checkpoints, Restored, SaveCheckpoints
+from trove_jax.core.compiled import Collective, CompiledProgram, read_program
 from trove_jax.core.context import Context
 from trove_jax.core.early_stopping import (
     StoppingRule,
@@ -29,6 +30,7 @@ from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
 from trove_jax.core.mesh import make_mesh
 from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
 from trove_jax.core.plan import StagePlan, describe_plan, plan_stage
+from trove_jax.core.pod_step import PodStep, choose_pod_axes, lower_step
 from trove_jax.core.progress import Progress, ShowProgress
 from trove_jax.core.pytrees import array_digest, leaf_names
 from trove_jax.core.ranking import (
@@ -49,6 +51,8 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "Checkpoints",
+    "Collective",
+    "CompiledProgram",
     "Context",
     "Data",
     "DataUnavailable",
@@ -60,6 +64,7 @@ __all__ = [
     "Moment",
     "NodeRanking",
     "NonFiniteLoss",
+    "PodStep",
     "Progress",
     "PyTree",
     "Restored",
@@ -80,6 +85,7 @@ __all__ = [
     "best_step",
     "best_variables",
     "catch_signals",
+    "choose_pod_axes",
     "compilations",
     "describe_plan",
     "epoch_order",
@@ -92,6 +98,7 @@ __all__ = [
     "init_states",
     "keep_best",
     "leaf_names",
+    "lower_step",
     "make_mesh",
     "mean_reciprocal_rank",
     "never",
@@ -99,6 +106,7 @@ __all__ = [
     "patience",
     "plan_stage",
     "read_metrics",
+    "read_program",
     "seed_keys",
     "step_key",
     "train",
