@@ -76,7 +76,8 @@ def grid_lanes(
 
     Args:
       task: the task of all points, or a function that makes it from values by name. It is called
-        while the program is traced: its values are scalars, float32.
+        while the program is traced, with float32 scalars, and before that once per point with
+        plain numbers, so that it can refuse them.
       tx: the optimiser, or a function that makes it, in the same way. Both functions should live
         as long as the program: another function object is another program.
       keys: one key per seed, `[s]`; every point starts from the same weights and sees the data in
@@ -90,7 +91,7 @@ def grid_lanes(
 
     Raises:
       ValueError: no values, or of unequal lengths, or not numbers; a name that neither function
-        takes, or a parameter without values.
+        takes, or a parameter without values; what the functions themselves refuse.
     """
     if keys.ndim != 1:
         raise ValueError(f"keys has shape {keys.shape}; one key per seed, [s], is wanted")
@@ -104,6 +105,8 @@ def grid_lanes(
             )
     _check_complete(task, for_task, "task")
     _check_complete(tx, for_tx, "tx")
+    _check_numbers(task, for_task, values)
+    _check_numbers(tx, for_tx, values)
     lanes = {name: jnp.repeat(array, keys.shape[0]) for name, array in arrays.items()}
     lane_keys = jnp.tile(keys, len(next(iter(arrays.values()))))
     task_values = {name: lanes[name] for name in for_task}
@@ -242,6 +245,13 @@ def _check_complete(part, names, what: str) -> None:
             raise ValueError(
                 f"{what} needs {name!r}, which values has not; add it, or give it a default"
             )
+
+
+def _check_numbers(part, names, values) -> None:
+    """Calls a function with plain numbers: of traced ones it cannot refuse any for its size."""
+    if not isinstance(part, core.Task | optax.GradientTransformation):
+        for point in zip(*(np.asarray(values[name]).tolist() for name in names), strict=True):
+            part(**dict(zip(names, point, strict=True)))
 
 
 # Keyed by the function and not by the numbers, so that all grids of an experiment, and all its
