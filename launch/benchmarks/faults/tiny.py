@@ -107,7 +107,7 @@ def make_data(*, wrong_at: int | None = None) -> core.Data:
 def tiny_run(
     workdir: str | os.PathLike,
     *,
-    seeds: int = 2,
+    name: str = "tiny",
     data: core.Data | None = None,
     hooks: Sequence[core.Hook] = (),
 ) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def tiny_run(
 
     Args:
       workdir: folder of the run.
-      seeds: networks of the second and third stage; part of the configuration.
+      name: part of the configuration.
       data: what is learned from.
       hooks: more hooks of the last stage.
 
@@ -125,7 +125,7 @@ def tiny_run(
     Raises:
       TroveError: as experiments do.
     """
-    directory = core.RunDirectory(workdir, {"experiment": "tiny", "config": {"seeds": seeds}})
+    directory = core.RunDirectory(workdir, {"experiment": "tiny", "config": {"name": name}})
     try:
         if directory.finished:
             return json.loads(directory.evidence.read_text())["arms"]
@@ -136,7 +136,7 @@ def tiny_run(
             save_every=SAVE_EVERY,
         )
         try:
-            arms = _stages(context, seeds, data or make_data(), hooks)
+            arms = _stages(context, data or make_data(), hooks)
         finally:
             context.close()
         core.write_durably(directory.evidence, json.dumps({"arms": arms}).encode())
@@ -150,8 +150,8 @@ def train_briefly(context: core.Context, data: core.Data) -> None:
     context.train("alone", _TASK, _TX, data, core.seed_keys(1)[0], steps=10, batch_size=8)
 
 
-def _stages(context, seeds, data, hooks):
-    keys = core.seed_keys(seeds)
+def _stages(context, data, hooks):
+    keys = core.seed_keys(2)
     options = {"batch_size": 8, "over_seeds": "vmap"}
     one, _ = context.train("one", _TASK, _TX, data, keys[0], steps=FIRST_STEPS, batch_size=8)
     first, _ = context.train_seeds(
