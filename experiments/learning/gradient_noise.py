@@ -154,7 +154,8 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
         trove_jax.core.plan_stage(
             group.name,
             _task(config, group.depth, "good"),
-            group.make_tx(**_lanes([config], group)[0].values),
+            # All of them, so that a number which one cannot take is refused here.
+            [group.make_tx(**lane.values) for lane in _lanes([config], group)][-1],
             runs=1,
             seeds=config.seeds * len(config.learning_rates) * len(group.arms),
             steps=config.steps,
