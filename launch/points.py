@@ -25,11 +25,13 @@ class Point(NamedTuple):
     """One configuration of a sweep.
 
     Attributes:
+      number: its place in the sweep.
       name: of its folder; the same keys and values give the same name in every sweep.
       values: what the sweep sets, as written.
       config: the whole configuration.
     """
 
+    number: int
     name: str
     values: dict[str, str]
     config: ml_collections.ConfigDict
@@ -136,7 +138,7 @@ def make_points(
             except UsageError as error:
                 where = "--grid." if set(values) <= set(grid) else "--list: "
                 raise UsageError(str(error).replace("--config.", where)) from error
-            points.append(Point(_folder_name(values), values, config))
+            points.append(Point(len(points), _folder_name(values), values, config))
     _refuse_twins(points)
     return points
 
@@ -150,7 +152,7 @@ def check_points(experiment: Any, points: Sequence[Point]) -> None:
     for point in points:
         try:
             experiment.plan(point.config)
-        except (ValueError, UsageError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError, UsageError) as error:
             raise UsageError(f"{point.label}: {error}") from error
 
 
@@ -186,7 +188,8 @@ def _program_key(experiment: Any, config: ml_collections.ConfigDict) -> str:
 def _shape(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_shape(item) for item in value]
-    return "a number" if isinstance(value, float) else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "a number" if is_number else value
 
 
 def _split(text: str) -> list[str]:

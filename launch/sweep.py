@@ -118,8 +118,7 @@ def _run(sweep) -> None:
 
     chosen = sweep.programs if _TASK.value is None else [sweep.programs[_TASK.value]]
     if _REPORT_ONLY.value:
-        print(f"report: {write_report(sweep, {})}")
-        return
+        chosen = []
     failures: dict[str, BaseException] = {}
     with contextlib.ExitStack() as stack:
         if _TASK.value is None:

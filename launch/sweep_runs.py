@@ -56,8 +56,9 @@ class Sweep:
 
     @property
     def points(self) -> list[Point]:
-        """All points, program by program."""
-        return [point for program in self.programs for point in program.points]
+        """All points, in the order in which they were asked for."""
+        points = (point for program in self.programs for point in program.points)
+        return sorted(points, key=lambda point: point.number)
 
     def folder(self, point: Point) -> pathlib.Path:
         """Where a point's run lies."""

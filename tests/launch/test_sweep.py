@@ -1,6 +1,7 @@
 """launch.sweep: its points, programs, resumption, failures, report and job array."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 X = np.linspace(-1.0, 1.0, 8, dtype=np.float32)
 
 
+@functools.lru_cache
 def make_task(width):
     """Fits a line by the mean of some weights, so that the width changes the program."""
 
@@ -86,7 +88,7 @@ def run_points(configs, context):
 
 SMALL = types.SimpleNamespace(
     SYSTEM=evidence.System(99, "Small", "none"),
-    CLAIMS=(evidence.Claim("C1", "Fits.", "loss", "fit", "none", better="lower"),),
+    CLAIMS=(),  # without any, no figures are drawn
     TRACED=("rate", "rates"),
     get_config=get_config,
     plan=plan,
@@ -169,7 +171,7 @@ def test_only_traced_numbers_of_one_shape_share_a_program():
 @pytest.mark.parametrize(
     ("grid", "overrides", "message"),
     [
-        (["--grid.widht=1,2"], [], "no key 'widht'; did you mean 'width'?"),
+        (["--grid.widht=1,2"], [], "did you mean 'width'?"),
         (["--grid.width=1,two"], [], "--grid.width=two is no int"),
         (["--grid.width=1,2.5"], [], "--grid.width=2.5 is float; it replaces 3"),
         (["--grid.width="], [], "'--grid.width=' lists no values"),
@@ -218,8 +220,8 @@ def test_programs_equal_separate_runs_and_the_same_command_runs_nothing(tmp_path
 
     alone = make_sweep(tmp_path / "alone", rate="0.3", width="2")
     assert run_programs(alone, alone.programs) == {}
-    # Two programs with other orders of summation.
-    np.testing.assert_allclose(found["rate=0.3, width=2"], losses(alone)["rate=0.3, width=2"], 1e-4)
+    # The loss is a square of what is left of 2 after 39 roundings.
+    np.testing.assert_allclose(found["rate=0.3, width=2"], losses(alone)["rate=0.3, width=2"], 1e-3)
     # By hand: the mean of w moves by -rate 2 mean(x^2) (mean - 2) / width in each step.
     start = [jax.random.normal(core.init_key(key), (2,)).mean() for key in core.seed_keys(2)]
     shrink = 1 - 0.3 * 2 * (X**2).mean() / 2
@@ -255,7 +257,7 @@ def test_stopped_it_saves_and_the_same_command_continues(tmp_path, before_traini
     with core.catch_signals(), pytest.raises(core.Interrupted, match="the same command continues"):
         run_programs(sweep, sweep.programs)
     assert started == ["a", "b"]
-    assert [sweep.is_finished(point) for point in sweep.points] == [True, True, False, False]
+    assert [sweep.is_finished(point) for point in sweep.points] == [True, False, True, False]
     saved = list((tmp_path / "s" / ".programs").glob("*/checkpoints/fit/*"))
     assert len(saved) > 1
 
@@ -285,8 +287,8 @@ def test_a_point_that_fails_is_reported_and_the_others_go_on(tmp_path, before_tr
     before_training(break_one)
     failures = run_programs(sweep, sweep.programs)
     assert [point.label for point in sweep.points if point.name in failures] == [
-        "rate=1e30, name=a",
         "rate=0.1, name=b",
+        "rate=1e30, name=a",
         "rate=1e30, name=b",
     ]
     report = write_report(sweep, failures).read_text()
@@ -295,10 +297,11 @@ def test_a_point_that_fails_is_reported_and_the_others_go_on(tmp_path, before_tr
     assert write_report(sweep, {}).read_text() == report
     points = json.loads((tmp_path / "s" / "sweep.json").read_text())["points"]
     assert [point["status"] for point in points] == [
-        *("finished", "failed", "finished"),
-        *("failed", "failed", "finished"),
+        *("finished", "failed"),  # a learning rate of 0.1
+        *("failed", "failed"),  # 1e30
+        *("finished", "finished"),  # 0.2
     ]
-    assert "the loss is" in points[1]["reason"]
+    assert "the loss is" in points[2]["reason"]
     before_training(None)
     again = run_programs(sweep, sweep.programs)
     assert [point.label for point in sweep.points if point.name in again] == [
@@ -308,7 +311,11 @@ def test_a_point_that_fails_is_reported_and_the_others_go_on(tmp_path, before_tr
 
 
 def test_the_report_shows_means_intervals_and_how_to_run_each(tmp_path):
-    sweep = make_sweep(tmp_path, rate="0.1 0.2", width="3")
+    claim = evidence.Claim("C1", "Fits.", "loss", "fit", "none", better="lower")
+    judged = types.SimpleNamespace(**{**vars(SMALL), "CLAIMS": (claim,)})
+    sweep = dataclasses.replace(
+        make_sweep(tmp_path, rate="0.1 0.2", width="3"), experiment=judged
+    )
     run_programs(sweep, sweep.programs)
     report = write_report(sweep, {}).read_text()
     summary = json.loads((tmp_path / "sweep.json").read_text())
@@ -328,15 +335,18 @@ def test_the_report_shows_means_intervals_and_how_to_run_each(tmp_path):
         assert (tmp_path / point["folder"] / "report.html").is_file()
         assert f"{point['folder']}/report.html" in report.replace("%3D", "=").replace("%2C", ",")
         assert point["cost"]["network_steps"] == 80
+        record = evidence.read_record(tmp_path / point["folder"] / "evidence.json")
+        assert point["claims"]["C1"]["verdict"] == record["claims"][0]["verdict"]
 
 
 def test_a_folder_of_another_configuration_is_left_alone(tmp_path):
     sweep = make_sweep(tmp_path, width="3")
     run_programs(sweep, sweep.programs)
     point = sweep.points[0]
-    other = point._replace(config=SMALL.get_config("smoke") | {"rate": 0.7})
+    others = make_points(SMALL, "smoke", ["--config.rate=0.7"], {"width": ["3"]})
+    assert [other.name for other in others] == [point.name]
     (sweep.folder(point) / "evidence.json").unlink()
-    changed = dataclasses.replace(sweep, programs=make_programs(SMALL, [other]))
+    changed = dataclasses.replace(sweep, programs=make_programs(SMALL, others))
     failures = run_programs(changed, changed.programs)
     assert "config.rate is 0.1 there and 0.7 here" in str(failures[point.name])
     assert not (sweep.folder(point) / "failure.txt").exists()
@@ -415,8 +425,9 @@ def test_submit_writes_an_array_and_a_mistake_is_one_line(tmp_path):
     text = (tmp_path / "sweep.sbatch").read_text()
     assert "#SBATCH --array=0-1\n" in text
     assert f"--workdir={tmp_path} --grid.tickets.rounds=1,2 --task=" in text
-    assert "submit" not in text
+    assert "--submit" not in text
     done = command_line(*arguments, "--grid.tickets.round=1,2")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the configuration has no key 'tickets.round'; did you")
+    assert done.stderr.startswith("error: the configuration has no key")
+    assert "did you mean 'tickets.rounds'?" in done.stderr
     assert done.stderr.count("\n") == 1
