@@ -169,6 +169,8 @@ def compile_only(
         lowered = core.lower_step(step, mesh, platforms=("tpu",))
     except ValueError as error:
         raise UsageError(f"--compile_only={topology}: {error}") from error
+    except NotImplementedError as error:
+        raise TroveError(f"the step cannot be divided on --mesh={sizes}: {error}") from error
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -176,8 +178,7 @@ def compile_only(
     seconds = time.perf_counter() - began
     program = core.read_program(compiled.as_text())
     memory = Memory.of(compiled)
-    if memory.total > chip.memory:
-        raise TroveError(_does_not_fit(topology, _bytes(memory.total), _bytes(chip.memory)))
+    check_memory(memory, chip, topology)
     cost = compiled.cost_analysis()
     # The compiler counts the inside of every loop once; what it counted of a step is repeated for
     # each network that a chip trains after another.
@@ -240,6 +241,16 @@ class Memory:
             f"{field.name} {_bytes(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
         )
+
+
+def check_memory(memory: Memory, chip: Chip, topology: str) -> None:
+    """Refuses a program that the compiler accepts and a chip has no room for.
+
+    Raises:
+      TroveError: the memory of a chip does not suffice.
+    """
+    if memory.total > chip.memory:
+        raise TroveError(_does_not_fit(topology, _bytes(memory.total), _bytes(chip.memory)))
 
 
 def _quiet_compiler() -> None:

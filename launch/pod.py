@@ -10,7 +10,11 @@ each other; elsewhere the three flags of the last line say who they are. Then al
 launch.run, with its flags.
 """
 
+import atexit
+import faulthandler
 import os
+import re
+import subprocess
 import sys
 from typing import Any
 
@@ -44,6 +48,9 @@ if "mesh" not in flags.FLAGS:
 _HEARTBEAT_SECONDS = 40
 
 
+_CURE = "start all processes again with the same command, and they continue from the last save"
+
+
 class ProcessLost(TroveError):
     """Another process of the run ended or cannot be reached."""
 
@@ -70,9 +77,6 @@ def main(overrides: list[str]) -> None:
         raise
 
 
-_CURE = "start all processes again with the same command, and they continue from the last save"
-
-
 def connect(
     address: str | None, processes: int | None, process: int | None, *, patience: int
 ) -> None:
@@ -92,8 +96,11 @@ def connect(
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise UsageError(f"{', '.join(missing)} missing: give all of the three, or none")
+    if address is not None and not re.fullmatch(r"\S+:\d+", address):
+        raise UsageError(f"--coordinator_address={address} is not HOST:PORT")
     if processes is not None and process is not None and process >= processes:
         raise UsageError(f"--process_id={process} is not below --num_processes={processes}")
+    _leave_last_words()
     try:
         jax.distributed.initialize(
             address,
@@ -104,7 +111,7 @@ def connect(
         )
     except ValueError as error:
         if not missing:
-            raise UsageError(f"--coordinator_address={address}: {_first_line(error)}") from error
+            raise
         raise UsageError(
             "found no TPU pod, GKE, Slurm or MPI job here; on other clusters give "
             "--coordinator_address=HOST:PORT --num_processes=N --process_id=I, and on one machine "
@@ -148,7 +155,32 @@ def _first_line(error: Any) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _leave_last_words() -> None:
+    """Lets a shell wait for this process and explain its end, should that be sudden.
+
+    The runtime that joins processes aborts this one, without a Python exception, when another is
+    lost; what it prints then is long and names no cure.
+    """
+    faulthandler.disable()  # its dump of every stack would hide the message
+    words = (
+        f"error: process {os.getpid()} ended at once: another process of this run was lost or "
+        f"never came, or this one was killed; {_CURE}"
+    )
+    script = 'trap "" INT TERM HUP; read word || echo "$0" >&2'
+    _waiting.append(subprocess.Popen(["/bin/sh", "-c", script, words], stdin=subprocess.PIPE))
+    atexit.register(_take_back_last_words)
+
+
+def _take_back_last_words() -> None:
+    while _waiting:
+        _waiting.pop().communicate(b"end\n")
+
+
+_waiting: list[subprocess.Popen] = []
+
+
 def _leave(error: TroveError) -> None:
+    _take_back_last_words()
     print(f"{'stopped' if error.exit_code == 75 else 'error'}: {error}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
