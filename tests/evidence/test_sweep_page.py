@@ -4,8 +4,15 @@ import json
 
 import pytest
 
-from trove_jax.evidence import Claim, Evidence, SweepPoint, System, build_record
-from trove_jax.evidence import render_sweep, sweep_summary
+from trove_jax.evidence import (
+    Claim,
+    Evidence,
+    SweepPoint,
+    System,
+    build_record,
+    render_sweep,
+    sweep_summary,
+)
 from trove_jax.evidence.sweep_page import mean_over_seeds
 
 
