@@ -182,7 +182,7 @@ def _head(summary: Mapping[str, Any]) -> str:
         f'<header><div class="over">Sweep · {escape(summary["experiment"])} · '
         f"{escape(summary['preset'])} preset</div><h1>{escape(title)}</h1>"
         f'<p class="soft">{len(points)} points ({", ".join(counts)}), {summary["programs"]} '
-        f"programs: {'; '.join(how)}.</p></header>"
+        f"program{'' if summary['programs'] == 1 else 's'}: {'; '.join(how)}.</p></header>"
     )
 
 
