@@ -196,8 +196,8 @@ def compile_only(
             f"{topology}: {mesh.size} of {len(devices)} chips, --mesh={mesh_text}, compiled in "
             f"{seconds:.0f} s",
             *_collective_lines(program),
-            f"per chip and step: {flops:.3g} FLOPs, {_bytes(accessed)} read and written"
-            + _loop_note(program.loops),
+            f"per chip and step: {flops:.3g} FLOPs, {_bytes(accessed)} read and written, "
+            "what stays in fast memory too" + _loop_note(program.loops),
             f"memory per chip: {_bytes(memory.total)} of {_bytes(chip.memory)} ({memory})",
             _time_line(time_of_step),
         ]
