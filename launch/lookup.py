@@ -1,10 +1,13 @@
 """Finding experiments by name, and resolving their configuration."""
 
 import ast
+import contextlib
 import difflib
 import importlib
+import logging
+import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,6 +16,8 @@ from trove_jax.core.errors import UsageError
 
 PRESETS = ("smoke", "laptop", "paper")
 _FOLDER = pathlib.Path(__file__).parent.parent / "experiments"
+_LONGEST = 60
+_log = logging.getLogger("trove_jax.launch")
 
 
 def experiment_names() -> dict[str, str]:
@@ -41,10 +46,11 @@ def resolve_config(
 ) -> ml_collections.ConfigDict:
     """The configuration of a preset with overrides `--config.KEY=VALUE`.
 
-    A value is read as a Python literal of the kind that it replaces.
+    A value is read as a Python literal of the kind that it replaces; so are the members of a tuple.
 
     Raises:
-      UsageError: the preset or a key is unknown, or a value is of another kind.
+      UsageError: the preset or a key is unknown, a value is of another kind or not finite, or there
+        is no seed.
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset is called {preset!r}{nearest(preset, PRESETS)}")
@@ -52,12 +58,42 @@ def resolve_config(
     for override in overrides:
         key, equals, text = override.removeprefix("--config.").partition("=")
         if not equals:
-            raise UsageError(f"{override!r} sets nothing; write --config.{key}=VALUE")
+            raise UsageError(
+                f"{_shown(override, quoted=True)} sets nothing; write --config.KEY=VALUE"
+            )
         known = _flat_keys(config)
         if key not in known:
-            raise UsageError(f"the configuration has no key {key!r}{nearest(key, known)}")
+            raise UsageError(
+                f"the configuration has no key {_shown(key, quoted=True)}{nearest(key, known)}"
+            )
         _set(config, key, _convert(key, text, known[key]))
+    if config.get("seeds", 1) < 1:
+        raise UsageError(f"--config.seeds={config.seeds} leaves nothing to train; use at least 1")
     return config.lock()
+
+
+@contextlib.contextmanager
+def blame_overrides(overrides: Sequence[str]) -> Iterator[None]:
+    """Ends a run in one line where it fails on values that a person gave for the configuration.
+
+    Presets as they are work, and what goes wrong with them is a fault of ours: it keeps its
+    traceback. With overrides the traceback goes to the log of the run.
+
+    Args:
+      overrides: what `resolve_config` got.
+
+    Raises:
+      UsageError: in place of what a wrong value makes library functions raise.
+    """
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if not overrides:
+            raise
+        _log.info("with %s", overrides, exc_info=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        given = ", ".join(_shown(override) for override in overrides)
+        raise UsageError(f"{reason} (with {given}; the preset without it runs)") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -89,17 +125,52 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
 def _convert(key: str, text: str, old: Any) -> Any:
     if isinstance(old, str):
         return text
+    given = f"--config.{key}={_shown(text)}"
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise UsageError(f"--config.{key}={text} is no {type(old).__name__}") from error
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UsageError(f"{given} is no {type(old).__name__}") from error
     if isinstance(old, tuple):
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    value = _as_kind(value, old)
     if old is not None and type(value) is not type(old):
         raise UsageError(
-            f"--config.{key}={text} is {type(value).__name__}; it replaces {old!r}, which is "
+            f"{given} is {type(value).__name__}; it replaces {_shown(repr(old))}, which is "
             f"{type(old).__name__}"
         )
+    kinds = {type(member) for member in old} if isinstance(old, tuple) else set()
+    if len(kinds) == 1 and not {type(member) for member in value} <= kinds:
+        raise UsageError(
+            f"{given} has other members than {_shown(repr(old))}: they must be "
+            f"{kinds.pop().__name__}"
+        )
+    if not _is_plain(value):
+        raise UsageError(f"{given} is no finite number, word, truth value or tuple of these")
     return value
+
+
+def _as_kind(value: Any, old: Any) -> Any:
+    """An integer as the float that it stands for, also within a tuple."""
+    if isinstance(old, tuple) and isinstance(value, (tuple, list)):
+        return tuple(_as_kind(member, old[0]) for member in value) if old else value
+    if isinstance(old, float) and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can stand in config.json and be read back as it was."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
+
+
+def _shown(text: str, *, quoted: bool = False) -> str:
+    """A text of any length and contents as a part of one line."""
+    shown = text if text.isprintable() and text.isascii() and not quoted else ascii(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."

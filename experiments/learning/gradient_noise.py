@@ -16,6 +16,7 @@ paper    MNIST   20 and 5 layers, 20 runs x 2 rates    89.9 to 96.7 % at best   
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -138,6 +139,10 @@ _PAPER = {
 }
 
 
+TRACED = ("learning_rates", "eta", "zero_eta", "gamma", "clip")
+"""Keys whose numbers are arguments of the compiled programs: `run_points` takes several at once."""
+
+
 def data_sets(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Names of the data sets that a configuration reads."""
     return (config.data,)
@@ -149,7 +154,8 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
         trove_jax.core.plan_stage(
             group.name,
             _task(config, group.depth, "good"),
-            _optimiser(config, noise=group.noise),
+            # All of them, so that a number which one cannot take is refused here.
+            [group.make_tx(**lane.values) for lane in _lanes([config], group)][-1],
             runs=1,
             seeds=config.seeds * len(config.learning_rates) * len(group.arms),
             steps=config.steps,
@@ -160,6 +166,12 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
 
 def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     """Trains all arms at all learning rates and gathers what the claims compare."""
+    return run_points([config], context)[0]
+
+
+def run_points(configs: Sequence[ml_collections.ConfigDict], context: Any) -> list[Evidence]:
+    """Runs configurations that differ in the numbers of `TRACED` alone, together."""
+    config = configs[0]
     if len(config.evaluate_at) < config.averaged or config.evaluate_at[-1] != 1.0:
         raise trove_jax.core.UsageError(
             f"evaluate_at={config.evaluate_at} must end with 1.0 and have at least "
@@ -169,16 +181,25 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     train, validation = trove_jax.data.holdout(
         inputs.train.examples, fraction=config.validation, seed=0
     )
-    measured: dict[str, dict[str, np.ndarray]] = {}
+    measured: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in configs]
     for group in _groups(config):
-        measured |= _train_group(
-            config,
+        found = _train_group(
+            configs,
             context,
             group,
             prepare=inputs.prepare,
             train=trove_jax.core.Data(train),
             parts={"validation": trove_jax.core.Data(validation), "test": inputs.test},
         )
+        for arms, new in zip(measured, found, strict=True):
+            arms |= new
+    return [
+        _evidence(config, arms, inputs.provenance)
+        for config, arms in zip(configs, measured, strict=True)
+    ]
+
+
+def _evidence(config, measured, provenance) -> Evidence:
     chosen = {arm: _choose(config, measured[arm]) for arm in ARMS}
     arms = {
         arm: {name: [float(x) for x in values] for name, values in _final(config, found).items()}
@@ -188,7 +209,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     return Evidence(
         arms=arms,
         figures=_figures(config, chosen, steps),
-        data=[{**inputs.provenance, "validation": f"{config.validation} of the training images"}],
+        data=[{**provenance, "validation": f"{config.validation} of the training images"}],
         notes=[*_rate_notes(config, measured), _walk_note(config, chosen)],
         curves={
             "steps": steps,
@@ -201,7 +222,7 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
 class _Arm(NamedTuple):
     name: str
     start: str
-    eta: float
+    eta: str | None = None  # the key of its variance; None: without noise
 
 
 class _Group(NamedTuple):
@@ -209,54 +230,81 @@ class _Group(NamedTuple):
 
     name: str
     depth: int
-    noise: bool
+    make_tx: Callable[..., optax.GradientTransformation]
     arms: tuple[_Arm, ...]
 
 
+class _Lane(NamedTuple):
+    arm: _Arm
+    values: dict[str, float]
+
+
 def _groups(config) -> list[_Group]:
-    eta = {"zero": config.zero_eta, "simple": config.eta, "good": config.eta}
-    plain = tuple(_Arm(start, start, 0.0) for start in eta)
-    noise = tuple(_Arm(f"{start}_noise", start, eta[start]) for start in eta)
-    shallow = (_Arm("shallow", "simple", 0.0), _Arm("shallow_noise", "simple", config.eta))
-    return [
-        _Group("plain", config.depth, False, plain),
-        _Group("noise", config.depth, True, noise),
-        _Group("shallow", config.shallow_depth, True, shallow),
-    ]
-
-
-def _train_group(config, context, group, *, prepare, train, parts):
-    """Trains all arms, learning rates and seeds of one program together.
-
-    Returns arm -> measure -> `[rates, s, evaluations]`.
-    """
-    core, seeds, rates = trove_jax.core, config.seeds, config.learning_rates
-    per_arm = len(rates) * seeds
-    # One seed has its start, its data order and its noise in all arms and at all rates.
-    keys = core.seed_keys(seeds)
-    tx = _optimiser(config, noise=group.noise)
-    begun = [
-        core.init_states(_task(config, group.depth, arm.start), tx, keys) for arm in group.arms
-    ]
-    variables, opt_state = jax.tree.map(
-        lambda *leaves: jnp.concatenate([leaf for leaf in leaves for _ in rates]),
-        *[(state.variables, state.opt_state) for state in begun],
+    starts = ("zero", "simple", "good")
+    plain = tuple(_Arm(start, start) for start in starts)
+    noise = tuple(
+        _Arm(f"{start}_noise", start, "zero_eta" if start == "zero" else "eta") for start in starts
     )
-    settings = {"learning_rate": np.tile(np.repeat(rates, seeds), len(group.arms))}
-    if group.noise:
-        settings["eta"] = np.repeat([arm.eta for arm in group.arms], per_arm)
-    settings = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
-    state = core.TrainState(begun[0].step, variables, optax.tree.set(opt_state, **settings))
+    shallow = (_Arm("shallow", "simple"), _Arm("shallow_noise", "simple", "eta"))
+    return [
+        _Group("plain", config.depth, _plain, plain),
+        _Group("noise", config.depth, _noisy, noise),
+        _Group("shallow", config.shallow_depth, _noisy, shallow),
+    ]
+
+
+def _lanes(configs, group) -> list[_Lane]:
+    """What is trained for each seed: configuration by configuration, arm by arm, rate by rate."""
+    return [
+        _Lane(arm, _values(config, group, arm, rate))
+        for config in configs
+        for arm in group.arms
+        for rate in config.learning_rates
+    ]
+
+
+def _values(config, group, arm, rate) -> dict[str, float]:
+    values = {"learning_rate": rate, "clip": config.clip}
+    if group.make_tx is _noisy:
+        values |= {"eta": config[arm.eta] if arm.eta else 0.0, "gamma": config.gamma}
+    return values
+
+
+def _train_group(configs, context, group, *, prepare, train, parts):
+    """Trains all arms, learning rates and seeds of one program together, of all configurations.
+
+    Returns, for each configuration, arm -> measure -> `[rates, s, evaluations]`.
+    """
+    core, config = trove_jax.core, configs[0]
+    lanes, rates = _lanes(configs, group), len(config.learning_rates)
+    # One seed has its start, its data order and its noise in all arms and at all rates.
+    keys = core.seed_keys(config.seeds)
+    begun = {
+        arm.start: core.init_states(
+            _task(config, group.depth, arm.start), optax.identity(), keys
+        ).variables
+        for arm in group.arms
+    }
     task = _task(config, group.depth, "good", prepare)
+    grid = trove_jax.search.grid_lanes(
+        task,
+        group.make_tx,
+        keys,
+        {name: [lane.values[name] for lane in lanes] for name in lanes[0].values},
+        variables=jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves), *[begun[lane.arm.start] for lane in lanes]
+        ),
+    )
+    state, per_arm = grid.start, rates * config.seeds
     found: dict[str, list[Any]] = {"train": [], "weight_std": [], **{part: [] for part in parts}}
     for end in _evaluation_steps(config):
         began = int(state.step)
         state, history = context.train_seeds(
             f"{group.name}/{end:06d}",
-            task,
-            tx,
+            grid.task,
+            grid.tx,
             train,
-            jnp.concatenate([keys] * (len(group.arms) * len(rates))),
+            grid.keys,
             steps=end,
             start=state,
             batch_size=config.batch_size,
@@ -269,16 +317,19 @@ def _train_group(config, context, group, *, prepare, train, parts):
             # By arm, so that all groups of a depth share one program.
             accuracy = [
                 core.evaluate_seeds(task, _slice(state.variables, first, per_arm), data)["accuracy"]
-                for first in range(0, per_arm * len(group.arms), per_arm)
+                for first in range(0, len(lanes) * config.seeds, per_arm)
             ]
             # A network whose loss was not finite once classifies nothing.
             found[part].append(100.0 * np.nan_to_num(np.concatenate(accuracy)))
-    shape = (len(group.arms), len(rates), seeds, len(found["train"]))
+    shape = (len(configs), len(group.arms), rates, config.seeds, len(found["train"]))
     stacked = {name: np.stack(values, axis=-1).reshape(shape) for name, values in found.items()}
-    return {
-        arm.name: {name: values[i] for name, values in stacked.items()}
-        for i, arm in enumerate(group.arms)
-    }
+    return [
+        {
+            arm.name: {name: values[i, j] for name, values in stacked.items()}
+            for j, arm in enumerate(group.arms)
+        }
+        for i in range(len(configs))
+    ]
 
 
 def _slice(tree, first, size):
@@ -396,13 +447,12 @@ def _cached_task(depth, start, prepare, width, stddev, good_start, data):
     return trove_jax.losses.classification(module, shape, prepare=prepare)
 
 
-def _optimiser(config, *, noise):
-    """Clipping, noise where wanted, and plain SGD; rate and variance differ between lanes."""
-    rules = [optax.clip_by_global_norm(config.clip)]
-    if noise:
-        injected = optax.inject_hyperparams(
-            trove_jax.transforms.gradient_noise, static_args=("gamma", "key")
-        )
-        rules.append(injected(eta=config.eta, gamma=config.gamma, key=0))
-    rules.append(optax.inject_hyperparams(optax.sgd)(learning_rate=config.learning_rates[0]))
-    return optax.chain(*rules)
+def _plain(learning_rate, clip):
+    """Clipping and plain SGD."""
+    return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(learning_rate))
+
+
+def _noisy(learning_rate, clip, eta, gamma):
+    """Gradient noise between the two."""
+    noise = trove_jax.transforms.gradient_noise(eta, gamma, key=0)
+    return optax.chain(optax.clip_by_global_norm(clip), noise, optax.sgd(learning_rate))

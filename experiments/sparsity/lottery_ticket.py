@@ -331,6 +331,22 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
     ]
 
 
+def pod_step(config: ml_collections.ConfigDict) -> trove_jax.core.PodStep:
+    """The step of the second part, `rewinding`, for compiling it for a pod."""
+    settings = _chosen(config)
+    images = trove_jax.data.abstract_inputs(settings.data)
+    optimiser = _optimiser(settings, settings.learning_rate)
+    return trove_jax.core.PodStep(
+        f"{config.network} on {settings.data}",
+        _rewinding_task(config.network, settings, images.prepare),
+        trove_jax.transforms.masked(optimiser, prunable=_all_but_output),
+        images.train,
+        settings.batch_size,
+        config.seeds,
+        streams=trove_jax.data.describe(settings.data).is_folder,
+    )
+
+
 def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     """Trains all arms and gathers what the claims compare."""
     keys = trove_jax.core.seed_keys(config.seeds)

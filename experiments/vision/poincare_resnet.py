@@ -380,6 +380,20 @@ def plan(config: ml_collections.ConfigDict) -> list[trove_jax.core.StagePlan]:
     return stages
 
 
+def pod_step(config: ml_collections.ConfigDict) -> trove_jax.core.PodStep:
+    """The step of the first arm of the part `easy`, at all learning rates, for a pod."""
+    settings = config.easy
+    images, arm = nets.Images(settings), settings.arms[0]
+    return trove_jax.core.PodStep(
+        f"{arm} network of {settings.depth} layers on {settings.data}",
+        images.task(arm),
+        images.optimiser(),
+        trove_jax.data.abstract_inputs(settings.data).train,
+        settings.batch_size,
+        config.seeds * len(settings.learning_rates),
+    )
+
+
 def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     """Trains all arms and gathers what the claims compare."""
     keys = trove_jax.core.seed_keys(config.seeds)

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--experiment=lottery_ticket",
@@ -43,31 +41,41 @@ def run(module, *arguments, cache=None):
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--experiment=NAME is missing"),
-        (["--experiment=lotery_ticket"], "'lotery_ticket'; did you mean 'lottery_ticket'?"),
-        ([SMALL[0], "--preset=smok"], "no preset is called 'smok'; did you mean 'smoke'?"),
-        (
-            [SMALL[0], "--config.tickets.round=3"],
-            "no key 'tickets.round'; did you mean 'tickets.rounds'?",
-        ),
-        ([SMALL[0], "--config.seeds=many"], "--config.seeds=many is no int"),
-        ([SMALL[0], "--config.seeds=1.5"], "is float; it replaces 10"),
-        ([SMALL[0], "--config.seeds"], "sets nothing"),
-        ([SMALL[0], "--sedes=3"], "sedes"),
-        ([SMALL[0], "stray"], "unexpected argument 'stray'"),
-        ([SMALL[0], "--seeds=0"], "seeds"),
-    ],
+MISTAKES = (
+    ([], "--experiment=NAME is missing"),
+    (["--experiment=lotery_ticket"], "'lotery_ticket'; did you mean 'lottery_ticket'?"),
+    ([SMALL[0], "--preset=smok"], "no preset is called 'smok'; did you mean 'smoke'?"),
+    (
+        [SMALL[0], "--config.tickets.round=3"],
+        "no key 'tickets.round'; did you mean 'tickets.rounds'?",
+    ),
+    ([SMALL[0], "--config.seeds=many"], "--config.seeds=many is no int"),
+    ([SMALL[0], "--config.seeds=1.5"], "is float; it replaces 10"),
+    ([SMALL[0], "--config.seeds"], "sets nothing"),
+    ([SMALL[0], "--config.seeds=-1"], "--config.seeds=-1 leaves nothing to train"),
+    ([SMALL[0], "--sedes=3"], "sedes"),
+    ([SMALL[0], "stray"], "unexpected argument 'stray'"),
+    ([SMALL[0], "--seeds=0"], "seeds"),
 )
-def test_mistakes_are_refused_in_one_line_with_exit_code_2(arguments, message):
-    code, out, err = run("run", *arguments)
-    lines = [line for line in err.splitlines() if line]
-    assert code == 2
-    assert not out
-    assert len(lines) == 1, err
-    assert message in lines[0]
+
+
+def test_mistakes_are_refused_in_one_line_with_exit_code_2(tmp_path):
+    commands = [["run", *arguments] for arguments, _ in MISTAKES]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.launch.typed", str(tmp_path)],
+        cwd=ROOT,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [2] * len(MISTAKES)
+    for number, (_, message) in enumerate(MISTAKES):
+        found = tmp_path / str(number)
+        lines = [line for line in (found / "err").read_text().splitlines() if line]
+        assert not (found / "out").read_text()
+        assert len(lines) == 1, lines
+        assert message in lines[0]
 
 
 def test_missing_data_is_one_line_that_says_what_to_do(tmp_path):
@@ -94,10 +102,6 @@ def test_the_list_names_experiments_presets_and_data():
     assert "01  lottery_ticket" in out
     assert "smoke laptop" in out
     assert "not run here" in out
-
-
-def verdicts(out):
-    return [line for line in out.splitlines() if "  C" in line]
 
 
 def test_interrupted_continued_finished_and_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Pytrees, random keys, the mesh, the train loop, checkpoints, run directories, progress."""
 
 from trove_jax.core.checkpoint import Checkpoints, Restored, SaveCheckpoints
+from trove_jax.core.compiled import Collective, CompiledProgram, read_program
 from trove_jax.core.context import Context
 from trove_jax.core.early_stopping import (
     StoppingRule,
@@ -29,6 +30,7 @@ from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
 from trove_jax.core.mesh import choose_axes, make_mesh, parse_mesh
 from trove_jax.core.metrics import LogMetrics, MetricWriter, read_metrics
 from trove_jax.core.plan import StagePlan, describe_plan, plan_stage
+from trove_jax.core.pod_step import PodStep, choose_pod_axes, lower_step
 from trove_jax.core.processes import is_speaker, share
 from trove_jax.core.progress import Progress, ShowProgress
 from trove_jax.core.pytrees import array_digest, leaf_names
@@ -50,6 +52,8 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "Checkpoints",
+    "Collective",
+    "CompiledProgram",
     "Context",
     "Data",
     "DataUnavailable",
@@ -61,6 +65,7 @@ __all__ = [
     "Moment",
     "NodeRanking",
     "NonFiniteLoss",
+    "PodStep",
     "Progress",
     "PyTree",
     "Restored",
@@ -82,6 +87,7 @@ __all__ = [
     "best_variables",
     "catch_signals",
     "choose_axes",
+    "choose_pod_axes",
     "compilations",
     "describe_plan",
     "epoch_order",
@@ -95,6 +101,7 @@ __all__ = [
     "is_speaker",
     "keep_best",
     "leaf_names",
+    "lower_step",
     "make_mesh",
     "mean_reciprocal_rank",
     "never",
@@ -103,6 +110,7 @@ __all__ = [
     "patience",
     "plan_stage",
     "read_metrics",
+    "read_program",
     "seed_keys",
     "share",
     "step_key",

@@ -6,15 +6,17 @@ before, one number per seed:
     {"stage": "imp/round_1", "step": 100, "loss": [0.31, 0.29, ...]}
 """
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from trove_jax.core.errors import TroveError
 from trove_jax.core.files import write_durably
 from trove_jax.core.history import History, Moment
 
@@ -25,12 +27,16 @@ class MetricWriter:
     Args:
       directory: where `metrics.jsonl` and the event files go.
       tensorboard: whether to write events; default: if the extra `tensorboard` is installed.
+
+    Raises:
+      TroveError: the disk is full or refuses; by every method too.
     """
 
     def __init__(self, directory: str | os.PathLike, *, tensorboard: bool | None = None):
         directory = pathlib.Path(directory)
         self.path = directory / "metrics.jsonl"
-        self._file = self.path.open("a")
+        with self._refusals():
+            self._file = self.path.open("a")
         if tensorboard is None:
             tensorboard = importlib.util.find_spec("tensorboardX") is not None
         self._events = _event_writer(directory / "events") if tensorboard else None
@@ -42,40 +48,61 @@ class MetricWriter:
             line[name] = [float(x) if math.isfinite(x) else None for x in numbers]
             if self._events is not None:
                 self._events.add_scalar(f"{stage}/{name}", float(np.mean(numbers)), step)
-        self._file.write(json.dumps(line) + "\n")
+        with self._refusals():
+            self._file.write(json.dumps(line) + "\n")
 
     def flush(self) -> None:
         """Hands everything written so far to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._refusals():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the lines of a stage after `step`, and what a killed process left unfinished."""
-        self._file.close()
-        kept = [
-            line
-            for line in read_metrics(self.path)
-            if line["stage"] != stage or line["step"] <= step
-        ]
-        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = self.path.open("a")
+        with self._refusals():
+            self._file.flush()
+            kept = [
+                line
+                for line in read_metrics(self.path)
+                if line["stage"] != stage or line["step"] <= step
+            ]
+            write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self._file.close()
+            self._file = self.path.open("a")
 
     def close(self) -> None:
         """Flushes and closes."""
-        self.flush()
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            self.flush()
+        finally:
+            # What could not be flushed is tried again here, and has been reported.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            if self._events is not None:
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Makes one line of what the disk has to say."""
+        try:
+            yield
+        except OSError as error:
+            raise TroveError(f"cannot write {self.path}: {error.strerror}") from error
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Reads the whole lines of a `metrics.jsonl`; the torn last line of a killed run is left."""
+    """Reads the whole lines of a `metrics.jsonl`.
+
+    The torn last line of a killed run is left out, and so is what a failing disk made of a line.
+    """
     lines = []
-    for text in pathlib.Path(path).read_text().splitlines():
+    for text in pathlib.Path(path).read_bytes().splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             continue
+        if isinstance(line, dict) and {"stage", "step"} <= line.keys():
+            lines.append(line)
     return lines
 
 

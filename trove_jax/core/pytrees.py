@@ -19,7 +19,7 @@ def leaf_names(tree: PyTree) -> list[str]:
 
 
 def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and bytes."""
+    """SHA-256 of an array's dtype, shape and bytes; a scalar counts as an array of one."""
     array = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     digest.update(memoryview(array.reshape(-1).view(np.uint8)))  # pyright: ignore[reportArgumentType]

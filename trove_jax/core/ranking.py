@@ -120,11 +120,12 @@ def mean_reciprocal_rank(positive: jax.Array, negative: jax.Array) -> jax.Array:
         above = others.shape[0] - jnp.searchsorted(others, positive, side="right")
         equal = others.shape[0] - above - jnp.searchsorted(others, positive, side="left")
     else:
-        _check(positive, negative[:1].reshape(-1))
-        if negative.ndim != 2 or negative.shape[0] != positive.shape[0]:
+        if negative.ndim == 2:
+            _check(positive, negative[:1].reshape(-1))
+        if negative.ndim != 2 or positive.ndim != 1 or negative.shape[0] != positive.shape[0]:
             raise ValueError(
-                f"negative has shape {list(negative.shape)}, expected [m] or "
-                f"[{positive.shape[0]}, m]"
+                f"negative has shape {list(negative.shape)}, expected [m], or a row for each of "
+                f"positive, which has shape {list(positive.shape)}"
             )
         above = (negative > positive[:, None]).sum(axis=1)
         equal = (negative == positive[:, None]).sum(axis=1)

@@ -18,7 +18,13 @@ from trove_jax.data.graphs import (
 )
 from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import ImageData, image_statistics, load_images, standardize
-from trove_jax.data.inputs import ImageInputs, input_shape, load_inputs, standard_augmentation
+from trove_jax.data.inputs import (
+    ImageInputs,
+    abstract_inputs,
+    input_shape,
+    load_inputs,
+    standard_augmentation,
+)
 from trove_jax.data.link_split import LinkSplit, split_links
 from trove_jax.data.listops import LISTOPS_TOKENS, listops
 from trove_jax.data.other_images import OtherImages, load_other_images, match_images
@@ -55,6 +61,7 @@ __all__ = [
     "SparseFeatures",
     "TextData",
     "TextPart",
+    "abstract_inputs",
     "cache_dir",
     "center_crop",
     "character_windows",

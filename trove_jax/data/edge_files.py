@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NoReturn, get_args
@@ -30,7 +29,6 @@ _COMMENT = re.compile(rb"(?m)^[ \t]*[#%].*$")
 _WHOLE = re.compile(rb"\d+")
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SPACE, _DIGITS, _SIGNS = b" \t\r\n", b"0123456789", b".eE+-"
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +305,10 @@ def _from_arrays(path: pathlib.Path, weighted: bool) -> tuple[np.ndarray, np.nda
             edges = np.load(path, mmap_mode="r", allow_pickle=False)
             if weighted and edges.ndim == 2 and edges.shape[1] == 3:
                 edges, weight = edges[:, :2], edges[:, 2]
-    except _DAMAGE as error:
+        if not isinstance(edges, np.ndarray):
+            edges.close()
+            raise ValueError("it is an archive of arrays; call it .npz")
+    except Exception as error:  # A damaged file may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from error
     if edges.ndim != 2 or edges.shape[1] != 2 or (weighted and weight is None):

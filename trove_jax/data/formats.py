@@ -21,7 +21,7 @@ CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CIFAR100_FILES = ("train.bin", "test.bin")
 SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 
-_IDX_UINT8 = 0x08
+_IDX_UINT8, _IDX_RANK = 0x08, 8
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 
@@ -58,6 +58,8 @@ def read_idx(contents: bytes, *, name: str) -> np.ndarray:
         raise DataUnavailable(
             f"{name} states the shape {list(shape)} but holds {len(contents) - start} values"
         )
+    if rank > _IDX_RANK:
+        raise DataUnavailable(f"{name} states {rank} axes, expected at most {_IDX_RANK}")
     return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
 
 

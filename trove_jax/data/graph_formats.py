@@ -50,6 +50,16 @@ def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
     Reference: Yang, Cohen and Salakhutdinov, Revisiting semi-supervised learning with graph
     embeddings, ICML 2016.
     """
+    try:
+        return _put_together(files, name)
+    except DataUnavailable:
+        raise
+    except Exception as error:  # What a damaged pickle gives may be anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataUnavailable(f"the files of {name} are damaged ({reason})") from error
+
+
+def _put_together(files: Mapping[str, bytes], name: str) -> Arrays:
     read = functools.partial(_read, files, name)
     known, tested = _rows(read("allx"), name, "allx"), _rows(read("tx"), name, "tx")
     known_labels = _labels(read("ally"), name, "ally")
@@ -68,6 +78,8 @@ def convert_planetoid(files: Mapping[str, bytes], *, name: str) -> Arrays:
         or len(tested_labels) != len(places)
         or len(np.unique(places)) != len(places)
         or (places.size and places.min() < first)
+        # A few numbers are left out; a huge one would ask for as many nodes.
+        or places.max(initial=0) >= 2 * (first + len(places))
         or known.width != tested.width
     ):
         raise DataUnavailable(f"the files of {name} do not fit each other; take them all anew")

@@ -115,7 +115,7 @@ class ImageFolder:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # A damaged picture may raise anything.
             raise DataUnavailable(
                 f"cannot decode {path} ({' '.join(str(error).split())}); replace the file"
             ) from error

@@ -149,6 +149,8 @@ def standardize(images: jax.Array | np.ndarray, *, mean: Any, std: Any) -> jax.A
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8:
         raise ValueError(f"images is {images.dtype}, expected uint8 values from 0 to 255")
+    if not images.ndim:
+        raise ValueError("images is a scalar, expected [..., c]")
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != images.shape[-1:]:

@@ -19,7 +19,7 @@ from trove_jax.data.image_folder import ImageFolder
 from trove_jax.data.images import image_statistics, load_images, standardize
 from trove_jax.data.source import data_folder
 
-PHOTO_SIDE = 224
+PHOTO_SIDE, PHOTO_STORED = 224, 256
 _PHOTO_CLASSES = 1000
 _PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -57,7 +57,7 @@ def load_inputs(name: str, *, data_dir: str | os.PathLike | None = None) -> Imag
     """
     if _is_photos(name):
         root = (data_folder(data_dir) or pathlib.Path()) / name
-        train, test = (ImageFolder(root, split) for split in ("train", "val"))
+        train, test = (ImageFolder(root, split, size=PHOTO_STORED) for split in ("train", "val"))
         return ImageInputs(Data(train), Data(test), _prepare_photos, train.provenance)
     images = load_images(name, data_dir=data_dir)
     mean, std = image_statistics(images.train["image"])
@@ -84,6 +84,39 @@ def input_shape(name: str) -> tuple[jax.ShapeDtypeStruct, int]:
     height, width, *channels = data_set.shapes["x_train"][1:]
     shape = (height, width, *(channels or [1]))
     return jax.ShapeDtypeStruct(shape, jnp.float32), len(data_set.class_names)
+
+
+def abstract_inputs(name: str) -> ImageInputs:
+    """What `load_inputs` will give, in shapes, for compiling a step before there are data.
+
+    Args:
+      name: as `load_inputs`.
+
+    Returns:
+      Shapes in place of arrays; of photographs, whose number is not known, of one. `prepare` has
+      the cost of the real one, but not the statistics of the images.
+
+    Raises:
+      ValueError: as `load_inputs`.
+    """
+    if _is_photos(name):
+        sizes, prepare = (1, 1), _prepare_photos
+        stored = (PHOTO_STORED, PHOTO_STORED, 3)
+    else:
+        shapes, stored = describe(name).shapes, input_shape(name)[0].shape
+        sizes = (shapes["y_train"][0], shapes["y_test"][0])
+        half = (0.5,) * stored[-1]
+        prepare = functools.partial(standardize, mean=half, std=half)
+    train, test = (
+        Data(
+            {
+                "image": jax.ShapeDtypeStruct((n, *stored), jnp.uint8),
+                "label": jax.ShapeDtypeStruct((n,), jnp.int32),
+            }
+        )
+        for n in sizes
+    )
+    return ImageInputs(train, test, prepare, {"name": name})
 
 
 def standard_augmentation(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -20,6 +20,7 @@ from trove_jax.evidence.record import (
 )
 from trove_jax.evidence.report import publish, render
 from trove_jax.evidence.statistics import Interval, paired_interval
+from trove_jax.evidence.sweep_page import SweepPoint, render_sweep, sweep_summary
 
 __all__ = [
     "Claim",
@@ -27,6 +28,7 @@ __all__ = [
     "Figure",
     "Interval",
     "Run",
+    "SweepPoint",
     "System",
     "Verdict",
     "build_record",
@@ -42,8 +44,10 @@ __all__ = [
     "publish",
     "read_record",
     "render",
+    "render_sweep",
     "save_figures",
     "seed_dots",
     "standard_figures",
+    "sweep_summary",
     "write_record",
 ]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from trove_jax.kernels.on_mesh import by_rows
 from trove_jax.kernels.rows_pallas import LAYOUTS, pallas, pallas_gradient
 from trove_jax.kernels.rows_plain import (
     Axis,
@@ -145,6 +146,7 @@ def _run(is_gradient, implementation, program, *arrays):
     """
     ways = _BACKWARD if is_gradient else _FORWARD
     run = {name: functools.partial(way, program) for name, way in ways.items()}
+    run |= {name: by_rows(run[name]) for name in LAYOUTS}
     if implementation in run:
         return run[implementation](*arrays)
     kernels = {"tpu": run["tpu"], "cuda": run["gpu"], "rocm": run["gpu"]}

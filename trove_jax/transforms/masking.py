@@ -223,6 +223,11 @@ def check_mask(params: PyTree, mask: PyTree) -> None:
                 "convert it with .astype(bool)"
             )
         _require_floating(path, leaf)
+    if _structure(params) != _structure(mask):
+        raise ValueError(
+            f"mask has the structure {_structure(mask)}, its parameters {_structure(params)}; make "
+            "the mask with ones_mask(params)"
+        )
 
 
 class MaskedState(NamedTuple):
@@ -399,6 +404,10 @@ def _require_floating(path: str, leaf: jax.Array) -> None:
             f"prunable leaf {path!r} has dtype {jnp.result_type(leaf)}, want real floating-point; "
             "leave it out with prunable=(path, leaf) -> bool"
         )
+
+
+def _structure(tree: PyTree) -> Any:
+    return jax.tree.structure(tree, is_leaf=lambda leaf: leaf is None)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Optimisers as papers of image classification use them, put together from optax."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -39,10 +40,15 @@ def momentum_sgd(
 
     Reference: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2.
     """
-    if learning_rate <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or warmup < 0:
+    if not (
+        0 < learning_rate < math.inf
+        and 0 <= momentum < 1
+        and 0 <= weight_decay < math.inf
+        and 0 <= warmup < math.inf
+    ):
         raise ValueError(
             f"learning_rate={learning_rate} and momentum={momentum} must lie in (0, inf) and "
-            f"[0, 1), weight_decay={weight_decay} and warmup={warmup} must not be negative"
+            f"[0, 1), weight_decay={weight_decay} and warmup={warmup} in [0, inf)"
         )
     after = optax.piecewise_constant_schedule(learning_rate, dict(drops or {}))
     rising = optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)

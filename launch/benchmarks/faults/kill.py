@@ -6,7 +6,8 @@ A run is killed (signal 9) at a moment drawn uniformly over the time that the un
 The same command is given again, and killed again, until once it is finished before its moment; then
 the next run begins in a folder of its own, until there were as many kills as asked for. The arms
 in the evidence of every run must equal those of the undisturbed one, bit for bit. Arguments that
-start with `--config.` go on to `launch.run`.
+start with `--config.` go on to `launch.run`. With `--tiny` it is the run of
+`launch.benchmarks.faults.tiny` that is killed.
 """
 
 import dataclasses
@@ -28,6 +29,15 @@ from trove_jax.core.errors import TroveError
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How many runs to kill.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Decides the moments.")
+_TINY = flags.DEFINE_bool("tiny", False, "Kill the run of a second instead of an experiment.")
+
+LOTTERY_TICKET = (
+    "launch.run",
+    "--experiment=lottery_ticket",
+    "--preset=smoke",
+    "--save_every=10",
+)
+TINY = ("launch.benchmarks.faults.tiny",)
 
 _ROOT = pathlib.Path(__file__).parents[3]
 
@@ -54,8 +64,9 @@ def main(overrides: list[str]) -> None:
       TroveError: a run ended with other arms.
     """
     with tempfile.TemporaryDirectory() as folder:
+        command = TINY if _TINY.value else (*LOTTERY_TICKET, *overrides)
         runs = kill_runs(
-            pathlib.Path(folder), kills=_KILLS.value, seed=_SEED.value, overrides=overrides
+            pathlib.Path(folder), kills=_KILLS.value, seed=_SEED.value, command=command
         )
     for run in runs:
         kills = ", ".join(
@@ -70,15 +81,21 @@ def main(overrides: list[str]) -> None:
 
 
 def kill_runs(
-    folder: pathlib.Path, *, kills: int, seed: int = 0, overrides: Sequence[str] = ()
+    folder: pathlib.Path,
+    *,
+    kills: int,
+    seed: int = 0,
+    command: Sequence[str] = LOTTERY_TICKET,
+    earliest: float = 0.0,
 ) -> list[Killed]:
-    """Kills runs of the lottery ticket's smoke preset.
+    """Kills runs of a program.
 
     Args:
-      folder: an empty folder for the runs and for a compilation cache that they share.
+      folder: an empty folder for the runs, and for a compilation cache where there is none.
       kills: how many kills there shall be.
       seed: decides the moments.
-      overrides: `--config.KEY=VALUE`, to make the runs smaller.
+      command: module and arguments of the program, which takes `--workdir=`.
+      earliest: share of the time of a run before which none is killed.
 
     Returns:
       The runs that were killed.
@@ -89,13 +106,15 @@ def kill_runs(
     """
     environment = {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    wanted = _finish(_start(folder / "first", overrides, environment), folder / "first")
+    wanted = _finish(_start(folder / "first", command, environment), folder / "first")
     began = time.monotonic()
-    again = _finish(_start(folder / "second", overrides, environment), folder / "second")
+    again = _finish(_start(folder / "second", command, environment), folder / "second")
     seconds = time.monotonic() - began
     if again != wanted:
         raise TroveError("two undisturbed runs of the same command ended with other arms")
@@ -104,10 +123,10 @@ def kill_runs(
     while left:
         workdir, moments, saved = folder / f"run_{len(runs)}", [], []
         while True:
-            process = _start(workdir, overrides, environment)
+            process = _start(workdir, command, environment)
             if not left:
                 break
-            at = draw.uniform(0.0, seconds)
+            at = draw.uniform(earliest * seconds, seconds)
             try:
                 process.wait(timeout=at)
                 break
@@ -124,11 +143,10 @@ def kill_runs(
 
 
 def _start(
-    workdir: pathlib.Path, overrides: Sequence[str], environment: Mapping[str, str]
+    workdir: pathlib.Path, command: Sequence[str], environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    command = ["--experiment=lottery_ticket", "--preset=smoke", "--save_every=10"]
     return subprocess.Popen(
-        [sys.executable, "-m", "launch.run", *command, f"--workdir={workdir}", *overrides],
+        [sys.executable, "-m", *command, f"--workdir={workdir}"],
         cwd=_ROOT,
         env=dict(environment),
         stdout=subprocess.DEVNULL,
