@@ -1,6 +1,6 @@
 """A run in its folder: where it logs and saves, and the record it leaves.
 
-What `launch.run` does for one run, for programs that do it for many.
+`launch.run` does it once, `launch.sweep` many times. Of many processes the first alone writes.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from launch.program import lay_mesh
 from trove_jax import core, evidence
 from trove_jax.core.errors import Interrupted
 
@@ -24,7 +25,7 @@ class Settings:
 
     Attributes:
       data_dir: folder of data sets.
-      axes: sizes of the mesh's axes; None: all devices for seeds.
+      axes: sizes of the mesh's axes; None: what suits the number of seeds.
       keep_going: whether to go on with the other seeds after a loss that is not finite.
       save_every: steps between two checkpoints.
       log_every: steps per line of metrics.
@@ -67,15 +68,41 @@ class Run:
 
 @contextlib.contextmanager
 def working_in(
-    directory: core.RunDirectory, *, steps: int, settings: Settings
+    directory: core.RunDirectory, *, steps: int, seeds: int, settings: Settings
 ) -> Iterator[core.Context]:
     """A context that logs to a run's folder, shows progress, and says where it was stopped.
 
     Args:
       directory: of the run.
       steps: of the whole run, for the time left.
+      seeds: networks that are trained together.
       settings: how it is made.
     """
+    speaks = core.is_speaker()
+    context = core.Context(
+        directory=directory,
+        data_dir=settings.data_dir,
+        mesh=lay_mesh(settings.axes, seeds),
+        progress=core.Progress(total=steps) if speaks else None,
+        writer=core.MetricWriter(directory.path) if speaks else None,
+        save_every=settings.save_every,
+        log_every=settings.log_every,
+        keep_going=settings.keep_going,
+    )
+    with _logging_to(directory) if speaks else contextlib.nullcontext():
+        try:
+            yield context
+        except Interrupted as stop:
+            raise Interrupted(
+                f"{stop}, saved in {directory.path}; the same command continues"
+            ) from stop
+        finally:
+            context.close()
+
+
+@contextlib.contextmanager
+def _logging_to(directory: core.RunDirectory) -> Iterator[None]:
+    """Sends what the library logs to the run's folder, and its warnings to the person as well."""
     log = logging.FileHandler(directory.path / "log.txt")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_person = logging.StreamHandler(sys.stderr)
@@ -83,26 +110,11 @@ def working_in(
     ours = logging.getLogger("trove_jax")
     level = ours.level
     ours.setLevel(logging.INFO)
-    context = core.Context(
-        directory=directory,
-        data_dir=settings.data_dir,
-        mesh=core.make_mesh(settings.axes),
-        progress=core.Progress(total=steps),
-        writer=core.MetricWriter(directory.path),
-        save_every=settings.save_every,
-        log_every=settings.log_every,
-        keep_going=settings.keep_going,
-    )
     for handler in (log, to_person):
         ours.addHandler(handler)
     try:
-        yield context
-    except Interrupted as stop:
-        raise Interrupted(
-            f"{stop}, saved in {directory.path}; the same command continues"
-        ) from stop
+        yield
     finally:
-        context.close()
         for handler in (log, to_person):
             ours.removeHandler(handler)
             handler.close()
@@ -114,9 +126,10 @@ def publish(
     directory: core.RunDirectory,
     found: evidence.Evidence,
     *,
+    context: core.Context,
     started: datetime.datetime,
     duration_s: float,
-    cost: dict[str, Any],
+    cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes figures, report and, last, the record of a finished run.
 
@@ -124,15 +137,16 @@ def publish(
       run: what was run.
       directory: its folder.
       found: what the experiment returned.
+      context: what it was trained in.
       started: when.
       duration_s: seconds of wall clock.
-      cost: what else it took.
+      cost: what else it took; default: all that was trained in the context.
 
     Returns:
       The record.
     """
-    import jax
-
+    assert context.mesh is not None
+    devices = context.mesh.devices.ravel()
     record = evidence.build_record(
         found,
         system=run.experiment.SYSTEM,
@@ -142,12 +156,10 @@ def publish(
         seeds=list(range(run.config.seeds)),
         started=started,
         duration_s=duration_s,
-        environment=evidence.environment(
-            devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        ),
+        environment=evidence.environment(devices=f"{devices.size} x {devices[0].device_kind}"),
         config=run.config.to_dict(),
         command=run.command,
-        cost=cost,
+        cost=context.cost() if cost is None else cost,
     )
     evidence.publish(record, directory.path, figures=found.figures)
     return record

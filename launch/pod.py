@@ -24,7 +24,7 @@ from absl import flags
 from launch import run
 from launch.compile_only import compile_only
 from launch.lookup import load_experiment, resolve_config
-from launch.program import run_program
+from launch.program import mesh_axes, one_device_per_core, run_program
 from trove_jax.core.errors import TroveError, UsageError
 
 _COMPILE_ONLY = flags.DEFINE_string(
@@ -41,8 +41,6 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "Which one this is, from 0."
 _PATIENCE = flags.DEFINE_integer(
     "initialization_timeout", 300, "Seconds to wait for the other processes at the start.", 1
 )
-if "mesh" not in flags.FLAGS:
-    flags.DEFINE_string("mesh", None, "Sizes of the mesh's axes, such as seed:2,data:4.")
 
 # A process that is silent for so long is lost: the others end within a minute.
 _HEARTBEAT_SECONDS = 40
@@ -63,6 +61,9 @@ def main(overrides: list[str]) -> None:
         _compile(overrides)
         return
     if not flags.FLAGS.dry_run:
+        # On a cluster of CPUs the mesh is shared out; without one, each process is one device.
+        axes, processes = mesh_axes(flags.FLAGS.mesh), _PROCESSES.value or 1
+        one_device_per_core(1 if processes > 1 else None, axes=axes, processes=processes)
         connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, patience=_PATIENCE.value)
     try:
         run.main(overrides)
@@ -137,18 +138,9 @@ def _compile(overrides: list[str]) -> None:
             config,
             _COMPILE_ONLY.value,
             title=f"{experiment.SYSTEM.number:02d} {name} ({preset})",
-            axes=_axes(flags.FLAGS.mesh),
+            axes=mesh_axes(flags.FLAGS.mesh),
         )
     )
-
-
-def _axes(text: str | None) -> dict[str, int] | None:
-    if text is None:
-        return None
-    try:
-        return {name: int(size) for name, size in (part.split(":") for part in text.split(","))}
-    except ValueError as error:
-        raise UsageError(f"--mesh={text} is no list such as seed:2,data:4") from error
 
 
 def _first_line(error: Any) -> str:

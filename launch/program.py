@@ -1,9 +1,10 @@
 """What all programs of `launch` share: how they read their flags and how they end."""
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -11,12 +12,14 @@ from absl import app, flags
 from trove_jax.core.errors import TroveError, UsageError
 
 
-def run_program(main: Callable[[list[str]], None], *, extra: str | None = None) -> None:
+def run_program(
+    main: Callable[[list[str]], None], *, extra: str | tuple[str, ...] | None = None
+) -> None:
     """Runs a program: a mistake of the person who started it ends in one line, not a traceback.
 
     Args:
       main: called with the arguments that are no flags of this program.
-      extra: prefix of further arguments, such as `--config.`, that `main` reads itself.
+      extra: prefix or prefixes of further arguments, such as `--config.`, that `main` reads itself.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -40,20 +43,24 @@ def run_program(main: Callable[[list[str]], None], *, extra: str | None = None) 
     app.run(guarded, flags_parser=parse)
 
 
-def one_device_per_core(most: int | None = None, *, wanted: int | None = None) -> None:
+def one_device_per_core(
+    most: int | None = None, *, axes: Mapping[str, int] | None = None, processes: int = 1
+) -> None:
     """Makes a CPU show as one device per core, which must be said before jax is first used.
 
     Seeds on different devices run at once, each in a cache of its own.
 
     Args:
       most: upper bound on the number of devices.
-      wanted: so many devices, however many cores there are: a mesh to try out.
+      axes: of a mesh to try out: as many devices as it has, however many cores there are.
+      processes: how many processes share them.
     """
     flag = "--xla_force_host_platform_device_count"
     before = os.environ.get("XLA_FLAGS", "")
     if flag not in before:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        os.environ["XLA_FLAGS"] = f"{before} {flag}={wanted or min(cores, most or cores)}"
+        devices = math.prod(axes.values()) if axes else min(cores, most or cores)
+        os.environ["XLA_FLAGS"] = f"{before} {flag}={max(1, devices // processes)}"
 
 
 def mesh_axes(text: str | None) -> dict[str, int] | None:
@@ -72,7 +79,7 @@ def mesh_axes(text: str | None) -> dict[str, int] | None:
         raise UsageError(f"--{error}") from error
 
 
-def lay_mesh(axes: dict[str, int] | None, seeds: int) -> Any:
+def lay_mesh(axes: Mapping[str, int] | None, seeds: int) -> Any:
     """The mesh of a run, on the axes that were asked for or those that suit so many seeds.
 
     Args:

@@ -9,8 +9,6 @@ the verdicts. --mesh=seed:2,data:4 lays seeds and the examples of a batch over d
 
 import datetime
 import json
-import logging
-import math
 import pathlib
 import shlex
 import sys
@@ -18,8 +16,8 @@ import sys
 from absl import flags
 
 from launch.lookup import load_experiment, resolve_config
-from launch.program import lay_mesh, mesh_axes, one_device_per_core, run_program
-from trove_jax.core.errors import Interrupted, UsageError
+from launch.program import mesh_axes, one_device_per_core, run_program
+from trove_jax.core.errors import UsageError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
 _PRESET = flags.DEFINE_string("preset", "laptop", "smoke, laptop or paper.")
@@ -48,7 +46,7 @@ def main(overrides: list[str]) -> None:
         overrides = [*overrides, f"--config.seeds={_SEEDS.value}"]
     config = resolve_config(experiment, _PRESET.value, overrides)
     axes = mesh_axes(_MESH.value)
-    one_device_per_core(config.seeds, wanted=math.prod(axes.values()) if axes else None)
+    one_device_per_core(config.seeds, axes=axes)
     if _DRY_RUN.value:
         _describe(experiment, config)
     else:
@@ -56,82 +54,39 @@ def main(overrides: list[str]) -> None:
 
 
 def _run(experiment, config, axes) -> None:
+    from launch.execution import Run, Settings, publish, working_in
     from trove_jax import core, evidence
 
-    mesh = lay_mesh(axes, config.seeds)
-    name = _EXPERIMENT.value
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{_PRESET.value}")
-    directory = core.RunDirectory(
-        workdir,
-        {"experiment": name, "preset": _PRESET.value, "config": config.to_dict()},
-    )
+    name, preset = _EXPERIMENT.value, _PRESET.value
+    run = Run(experiment, name, preset, config, _command())
+    directory = core.RunDirectory(_WORKDIR.value or f"runs/{name}-{preset}", run.identity)
     speaks = core.is_speaker()
     if directory.finished:
         if speaks:
             print(f"{directory.path} is finished:")
             _show(evidence.read_record(directory.evidence), directory)
         return
-    if speaks:
-        _log_to(directory)
+    if directory.resumed and speaks:
+        print(f"continuing in {directory.path}", file=sys.stderr)
     started = datetime.datetime.now(datetime.UTC)
-    context = core.Context(
-        directory=directory,
+    settings = Settings(
         data_dir=pathlib.Path(_DATA_DIR.value) if _DATA_DIR.value else None,
-        mesh=mesh,
-        progress=core.Progress(total=_total_steps(experiment, config)) if speaks else None,
-        writer=core.MetricWriter(directory.path) if speaks else None,
+        axes=axes,
+        keep_going=_KEEP_GOING.value,
         save_every=_SAVE_EVERY.value,
         log_every=_LOG_EVERY.value,
-        keep_going=_KEEP_GOING.value,
     )
-    try:
-        with core.catch_signals():
-            found = experiment.run(config, context)
-    except Interrupted as stop:
-        raise Interrupted(
-            f"{stop}, saved in {directory.path}; the same command continues"
-        ) from stop
-    finally:
-        context.close()
-    if not speaks:
-        return
-    devices = mesh.devices.ravel()
-    record = evidence.build_record(
-        found,
-        system=experiment.SYSTEM,
-        claims=experiment.CLAIMS,
-        experiment=name,
-        preset=_PRESET.value,
-        seeds=list(range(config.seeds)),
-        started=started,
-        duration_s=directory.seconds,
-        environment=evidence.environment(devices=f"{devices.size} x {devices[0].device_kind}"),
-        config=config.to_dict(),
-        command=_command(),
-        cost=context.cost(),
-    )
-    evidence.publish(record, directory.path, figures=found.figures)
-    _show(record, directory)
+    steps = sum(stage.total_steps for stage in experiment.plan(config))
+    with (
+        working_in(directory, steps=steps, seeds=config.seeds, settings=settings) as context,
+        core.catch_signals(),
+    ):
+        found = experiment.run(config, context)
+    if speaks:
+        spent = directory.seconds
+        record = publish(run, directory, found, context=context, started=started, duration_s=spent)
+        _show(record, directory)
     directory.close()
-
-
-def _total_steps(experiment, config) -> int:
-    return sum(stage.total_steps for stage in experiment.plan(config))
-
-
-def _log_to(directory) -> None:
-    """Sends what the library logs to the run's folder, and its warnings to the person as well."""
-    logging.basicConfig(
-        filename=directory.path / "log.txt",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
-    warnings_to_person = logging.StreamHandler(sys.stderr)
-    warnings_to_person.setLevel(logging.WARNING)
-    logging.getLogger("trove_jax").addHandler(warnings_to_person)
-    if directory.resumed:
-        print(f"continuing in {directory.path}", file=sys.stderr)
 
 
 def _show(record, directory) -> None:

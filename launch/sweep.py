@@ -33,7 +33,7 @@ from launch.points import (
     read_list,
     traced_keys,
 )
-from launch.program import one_device_per_core, run_program
+from launch.program import mesh_axes, one_device_per_core, run_program
 from launch.slurm import array_script
 from trove_jax.core.errors import RunMismatch, TroveError, UsageError
 
@@ -70,7 +70,8 @@ def main(arguments: list[str]) -> None:
     programs = make_programs(experiment, points)
     if _TASK.value is not None and _TASK.value >= len(programs):
         raise UsageError(f"--task={_TASK.value}: there are {len(programs)} programs, from 0")
-    one_device_per_core(max(p.points[0].config.seeds * len(p.points) for p in programs))
+    lanes = max(p.points[0].config.seeds * len(p.points) for p in programs)
+    one_device_per_core(lanes, axes=mesh_axes(given.mesh))
     check_points(experiment, points)
     if given.dry_run:
         _describe(experiment, points, programs)
@@ -103,6 +104,7 @@ def _sweep(experiment, programs, overrides, command):
         pathlib.Path(workdir).absolute(),
         Settings(
             data_dir=pathlib.Path(given.data_dir) if given.data_dir else None,
+            axes=mesh_axes(given.mesh),
             keep_going=given.keep_going,
             save_every=given.save_every,
             log_every=given.log_every,
@@ -191,4 +193,4 @@ def _submit(sweep, again) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, extra=("--config.", "--grid."))  # pyright: ignore[reportArgumentType]
+    run_program(main, extra=("--config.", "--grid."))

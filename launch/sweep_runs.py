@@ -177,15 +177,17 @@ def _run_alone(sweep: Sweep, point: Point) -> None:
     with contextlib.closing(directory):
         started = datetime.datetime.now(datetime.UTC)
         steps = _total_steps(sweep, point)
-        with working_in(directory, steps=steps, settings=sweep.settings) as context:
+        with working_in(
+            directory, steps=steps, seeds=point.config.seeds, settings=sweep.settings
+        ) as context:
             found = sweep.experiment.run(point.config, context)
         publish(
             run,
             directory,
             found,
+            context=context,
             started=started,
             duration_s=directory.seconds,
-            cost=context.cost(),
         )
         (directory.path / _FAILURE).unlink(missing_ok=True)
 
@@ -196,7 +198,8 @@ def _run_together(sweep: Sweep, points: Sequence[Point]) -> None:
     with contextlib.closing(directory):
         started = datetime.datetime.now(datetime.UTC)
         steps = _total_steps(sweep, points[0])
-        with working_in(directory, steps=steps, settings=sweep.settings) as context:
+        lanes = len(points) * points[0].config.seeds
+        with working_in(directory, steps=steps, seeds=lanes, settings=sweep.settings) as context:
             found = sweep.experiment.run_points([point.config for point in points], context)
         n, seconds, cost = len(points), directory.seconds, context.cost()
         for point, own in zip(points, found, strict=True):
@@ -210,6 +213,7 @@ def _run_together(sweep: Sweep, points: Sequence[Point]) -> None:
                     run,
                     place,
                     dataclasses.replace(own, notes=[*own.notes, note]),
+                    context=context,
                     started=started,
                     duration_s=seconds / n,
                     cost={

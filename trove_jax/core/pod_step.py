@@ -10,7 +10,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trove_jax.core.keys import seed_keys
-from trove_jax.core.mesh import axis_size
+from trove_jax.core.mesh import axis_size, state_specs
 from trove_jax.core.steps import OverSeeds, Program, TrainState, init_states, run_chunk
 from trove_jax.core.task import Batch, Data, Task
 from trove_jax.core.train import CHUNK_STEPS, STREAM_CHUNK_STEPS
@@ -98,10 +98,13 @@ def lower_step(
     data = step.data._replace(examples=()) if step.streams else step.data
     program = Program(step.task, step.tx, step.batch_size, length, _over_seeds(step, one), mesh)
     by_seed, everywhere = _on(mesh, "seed"), _on(mesh)
+    trained = (state.variables, state.opt_state)
+    specs = state_specs(trained, mesh, lead=program.lead)
+    trained = jax.tree.map(lambda leaf, spec: _shape(leaf, mesh, spec), trained, specs)
     with jax.set_mesh(mesh):
         traced = run_chunk.trace(
             program,
-            TrainState(everywhere(state.step), *by_seed((state.variables, state.opt_state))),
+            TrainState(everywhere(state.step), *trained),
             everywhere(data),
             _on(mesh, "seed", None, "data")(_batches(step, lanes, length)),
             by_seed(keys),
@@ -141,12 +144,8 @@ def _on(mesh: jax.sharding.Mesh, *axes: str | None):
     """Gives the shapes of a pytree their place on a mesh; axes that it lacks are not cut."""
     spec = PartitionSpec(*(name if name in mesh.axis_names else None for name in axes))
 
-    def put(tree):
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
-            ),
-            tree,
-        )
+    return lambda tree: jax.tree.map(lambda leaf: _shape(leaf, mesh, spec), tree)
 
-    return put
+
+def _shape(leaf: Any, mesh: jax.sharding.Mesh, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
