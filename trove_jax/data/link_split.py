@@ -66,13 +66,13 @@ def split_links(
         raise ValueError(f"edges is {edges.dtype} {list(edges.shape)}, expected integers [m, 2]")
     if edges.size and not 0 <= edges.min() <= edges.max() < n_node:
         raise ValueError(f"edges names node {edges.max()} or a negative one; n_node={n_node}")
-    if validation < 0 or test < 0 or validation + test >= 1:
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ValueError(
             f"validation={validation} and test={test} leave no links to train; they must not be "
             "negative, and less than 1 together"
         )
-    if negatives < 0:
-        raise ValueError(f"negatives={negatives} is negative")
+    if not 0 <= negatives < np.inf:
+        raise ValueError(f"negatives={negatives} is negative or not finite")
     links = np.sort(edges.astype(np.int64), axis=1)
     links = np.unique(links[links[:, 0] != links[:, 1]], axis=0)
     random = np.random.RandomState(seed)
