@@ -15,9 +15,9 @@ import sys
 
 from absl import flags
 
-from launch.lookup import load_experiment, resolve_config
+from launch.lookup import blame_overrides, load_experiment, resolve_config
 from launch.program import mesh_axes, one_device_per_core, run_program
-from trove_jax.core.errors import UsageError
+from trove_jax.core.errors import TroveError, UsageError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
 _PRESET = flags.DEFINE_string("preset", "laptop", "smoke, laptop or paper.")
@@ -47,15 +47,16 @@ def main(overrides: list[str]) -> None:
     config = resolve_config(experiment, _PRESET.value, overrides)
     axes = mesh_axes(_MESH.value)
     one_device_per_core(config.seeds, axes=axes)
-    if _DRY_RUN.value:
-        _describe(experiment, config)
-    else:
-        _run(experiment, config, axes)
+    with blame_overrides(overrides):
+        if _DRY_RUN.value:
+            _describe(experiment, config)
+        else:
+            _run(experiment, config, axes)
 
 
 def _run(experiment, config, axes) -> None:
     from launch.execution import Run, Settings, publish, working_in
-    from trove_jax import core, evidence
+    from trove_jax import core
 
     name, preset = _EXPERIMENT.value, _PRESET.value
     run = Run(experiment, name, preset, config, _command())
@@ -63,8 +64,7 @@ def _run(experiment, config, axes) -> None:
     speaks = core.is_speaker()
     if directory.finished:
         if speaks:
-            print(f"{directory.path} is finished:")
-            _show(evidence.read_record(directory.evidence), directory)
+            _show_finished(directory)
         return
     if directory.resumed and speaks:
         print(f"continuing in {directory.path}", file=sys.stderr)
@@ -87,6 +87,20 @@ def _run(experiment, config, axes) -> None:
         record = publish(run, directory, found, context=context, started=started, duration_s=spent)
         _show(record, directory)
     directory.close()
+
+
+def _show_finished(directory) -> None:
+    from trove_jax import evidence
+
+    try:
+        record = evidence.read_record(directory.evidence)
+    except ValueError as error:
+        raise TroveError(
+            f"{directory.evidence} is damaged ({error}); delete it, and the same command makes it "
+            "again from the checkpoints"
+        ) from error
+    print(f"{directory.path} is finished:")
+    _show(record, directory)
 
 
 def _show(record, directory) -> None:

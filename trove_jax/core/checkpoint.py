@@ -11,6 +11,7 @@ newest intact one is used. A step folder appears under its name only when it is 
 """
 
 import concurrent.futures
+import errno
 import hashlib
 import io
 import json
@@ -33,6 +34,7 @@ from trove_jax.core.task import PyTree
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
+_PAGE = 4096  # what a file takes on a disk is a multiple of it
 
 
 class Restored(NamedTuple):
@@ -93,6 +95,7 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         leaves = jax.tree.leaves(host)
+        _check_room(unfinished, leaves)
         manifest = {
             "identity": self._identity,
             "step": step,
@@ -252,6 +255,13 @@ class SaveCheckpoints:
 
 class _Damaged(Exception):
     """This step cannot be trusted."""
+
+
+def _check_room(folder: pathlib.Path, leaves: list[np.ndarray]) -> None:
+    """Refuses before orbax does: it leaves a broken event loop behind when a disk is full."""
+    wanted = sum(-(-leaf.nbytes // _PAGE) * _PAGE + 2 * _PAGE for leaf in leaves)
+    if shutil.disk_usage(folder).free < wanted:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {wanted} bytes are wanted")
 
 
 def _orbax():

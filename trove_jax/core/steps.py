@@ -193,4 +193,6 @@ def _lay(program: Program, state: TrainState, records):
     constrain = jax.lax.with_sharding_constraint
     lanes = (state.variables, state.opt_state)
     lanes = constrain(lanes, state_specs(lanes, program.mesh, lead=program.lead))
-    return TrainState(state.step, *lanes), constrain(records, PartitionSpec())
+    if jax.process_count() > 1:
+        records = constrain(records, PartitionSpec())
+    return TrainState(state.step, *lanes), records

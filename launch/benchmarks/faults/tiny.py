@@ -26,9 +26,6 @@ from trove_jax import core
 from trove_jax.core.errors import Interrupted, UsageError
 from trove_jax.core.stopping import stop_requested
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_HOLD = flags.DEFINE_float("hold", 0.0, "Seconds to wait in the last stage, for a signal to come.")
-
 STEPS = 40
 SAVE_EVERY = 5
 FIRST_STEPS = 15
@@ -172,10 +169,11 @@ def _stages(context, data, hooks):
 
 def main(_: list[str]) -> None:
     """Runs in the folder that the command line names."""
-    if _WORKDIR.value is None:
+    given = flags.FLAGS
+    if given.workdir is None:
         raise UsageError("--workdir=FOLDER is missing")
-    hooks = [Pause(FIRST_STEPS + 2 * SAVE_EVERY, _HOLD.value)] if _HOLD.value else []
-    workdir = pathlib.Path(_WORKDIR.value)
+    hooks = [Pause(FIRST_STEPS + 2 * SAVE_EVERY, given.hold)] if given.hold else []
+    workdir = pathlib.Path(given.workdir)
     try:
         with core.catch_signals():
             arms = tiny_run(workdir, hooks=hooks)
@@ -185,4 +183,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Here, since launch.run has a flag of that name and faults are imported beside it.
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_float("hold", 0.0, "Seconds to wait in the last stage, for a signal to come.")
     run_program(main)
