@@ -99,7 +99,7 @@ class Batches:
         self.streaming = is_stream(data.examples)
         self.resident = data._replace(examples=()) if self.streaming else data
         self._stream, self._length = data.examples, length
-        self._sharding = None
+        self._mesh, self._sharding = mesh, None
         if mesh is not None:
             axes = ("seed", None, "data") if keys.ndim else (None, "data")
             own = [axis if axis in mesh.axis_names else None for axis in axes]
@@ -134,9 +134,9 @@ class Batches:
         fill = functools.partial(_fill, length=self._length, axis=indices.ndim - 2)
         if not self.streaming:
             filled = fill(indices)
-            if self._sharding is None:
+            if self._mesh is None or self._sharding is None:
                 return filled
-            return place(filled, self._sharding.mesh, self._sharding.spec)
+            return place(filled, self._mesh, self._sharding.spec)
         shape = (*indices.shape[:-2], self._length, indices.shape[-1])
         if self._sharding is not None:
             indices = indices[_own_block(self._sharding, shape)]
@@ -155,7 +155,10 @@ class Batches:
 def _own_block(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The part of an array that the devices of this process hold, all of the second last axis."""
     places = sharding.addressable_devices_indices_map(shape).values()
-    spans = [[place[axis].indices(n)[:2] for place in places] for axis, n in enumerate(shape)]
+    spans = [
+        [place[axis].indices(n)[:2] for place in places if place is not None]
+        for axis, n in enumerate(shape)
+    ]
     block = [slice(min(a for a, _ in span), max(b for _, b in span)) for span in spans]
     block[-2] = slice(None)
     return tuple(block)

@@ -149,7 +149,7 @@ def state_specs(tree: Any, mesh: jax.sharding.Mesh, *, lead: Sequence[str | None
 
     def spec(leaf):
         shape = leaf.shape[len(lead) :]
-        dims = [None] * len(shape)
+        dims: list[str | None] = [None] * len(shape)
         if size > 1 and not is_key(leaf) and math.prod(shape) >= _LARGE:
             fits = [i for i, n in enumerate(shape) if n % size == 0]
             if fits:
