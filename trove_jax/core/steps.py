@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from trove_jax.core.keys import give_own_keys, init_key, step_key
 from trove_jax.core.mesh import axis_size, state_specs
@@ -190,9 +190,12 @@ def _lay(program: Program, state: TrainState, records):
     """Holds the state to the mesh as it came in, and gives the records to every process."""
     if program.mesh is None:
         return state, records
-    constrain = jax.lax.with_sharding_constraint
-    lanes = (state.variables, state.opt_state)
-    lanes = constrain(lanes, state_specs(lanes, program.mesh, lead=program.lead))
+    mesh, lanes = program.mesh, (state.variables, state.opt_state)
+    specs = state_specs(lanes, mesh, lead=program.lead)
+    # With the mesh in them, the places need none in the context of the caller.
+    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    lanes = jax.lax.with_sharding_constraint(lanes, places)
     if jax.process_count() > 1:
-        records = constrain(records, PartitionSpec())
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        records = jax.lax.with_sharding_constraint(records, everywhere)
     return TrainState(state.step, *lanes), records
