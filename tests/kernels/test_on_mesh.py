@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trove_jax.core import make_mesh
-from trove_jax.kernels import fused_rows
+from trove_jax.kernels import attention_pattern, fused_rows
+from trove_jax.kernels.attention import attention
 from trove_jax.kernels.on_mesh import by_rows
 
 
@@ -82,4 +84,43 @@ def test_a_data_parallel_step_lowers_for_a_tpu():
     )
     with jax.set_mesh(mesh):
         text = jax.jit(lanes).trace(x, c).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") >= 2
+
+
+def attended(implementation, q, k, v, bias, mask):
+    """A number and its gradients, of attention whose bias all examples share."""
+
+    def loss(q, k, v, bias):
+        found = attention(
+            q, k, v, pattern=attention_pattern.causal(), bias=bias, kv_mask=mask,
+            implementation=implementation,
+        )  # fmt: skip
+        return jnp.sum(jnp.sin(found.output)) + jnp.sum(jnp.where(mask[:, :, None], found.lse, 0.0))
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(q, k, v, bias)
+
+
+@pytest.mark.parametrize("examples", [4, 3], ids=["divided", "whole"])
+def test_attention_on_a_mesh_equals_the_reference(examples):
+    """Each device has its own examples, the gradient of the shared bias is added across devices."""
+    keys = jax.random.split(jax.random.key(examples), 4)
+    q, k, v = (jax.random.normal(key, (examples, 16, 2, 8)) for key in keys[:3])
+    bias = jax.random.normal(keys[3], (2, 16, 16))
+    mask = jnp.arange(16)[None] < jnp.arange(10, 10 + examples)[:, None]
+    wanted = attended("reference", q, k, v, bias, mask)
+    with jax.set_mesh(make_mesh({"seed": 1, "data": 2})):
+        found = jax.jit(functools.partial(attended, "interpret_tpu"))(q, k, v, bias, mask)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+
+
+def test_attention_of_a_data_parallel_step_lowers_for_a_tpu():
+    mesh = make_mesh({"seed": 1, "data": 2})
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((4, 128, 2, 64), jnp.float32, sharding=place)
+    mask = jax.ShapeDtypeStruct((4, 128), jnp.bool_, sharding=place)
+    bias = jax.ShapeDtypeStruct((2, 128, 128), jnp.float32)
+    with jax.set_mesh(mesh):
+        traced = jax.jit(functools.partial(attended, None)).trace(x, x, x, bias, mask)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("tpu_custom_call") >= 2

@@ -24,6 +24,7 @@ from trove_jax.kernels.attention_forms import (
 from trove_jax.kernels.attention_gpu import gpu, gpu_gradient
 from trove_jax.kernels.attention_pattern import Pattern
 from trove_jax.kernels.attention_tpu import tpu, tpu_gradient
+from trove_jax.kernels.on_mesh import on_own_rows
 
 Implementation = Literal["reference", "xla", "pallas", "interpret_tpu", "interpret_gpu"] | None
 _IMPLEMENTATIONS = (None, *get_args(get_args(Implementation)[0]))
@@ -229,6 +230,10 @@ def _dispatch(ways, rule, implementation, inputs, *results):
     """Calls one form, or whichever suits the platform that runs it."""
     run = {name: functools.partial(way, rule) for name, way in ways.items()}
     arrays = (inputs, *results)
+    # What examples share has a first axis of 1; an array of biases that they share gets a sum.
+    has_examples = jax.tree.map(lambda x: x.shape[0] == inputs.q.shape[0], arrays)
+    gives = (True, True, True, has_examples[0].bias) if results else (True, True)
+    run |= {name: on_own_rows(run[name], has_examples, gives) for name in _KERNELS}
     if 0 in inputs.q.shape or 0 in inputs.v.shape:
         return run["reference"](*arrays)
     if implementation in run:
@@ -241,6 +246,7 @@ def _dispatch(ways, rule, implementation, inputs, *results):
     return lax.platform_dependent(*arrays, default=run["reference"], cpu=run["xla"], **kernels)
 
 
+_KERNELS = ("tpu", "gpu", "interpret_tpu", "interpret_gpu")
 _FORWARD = {
     "reference": reference,
     "xla": folded,

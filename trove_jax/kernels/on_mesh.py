@@ -12,16 +12,18 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 
-def by_rows(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def on_own_rows(kernel: Callable[..., Any], takes: Any, gives: Any) -> Callable[..., Any]:
     """Runs a kernel on each device's own rows, where the mesh has axes that are not divided yet.
 
     Rows go along the mesh's axis `data` where its size divides their first axis; else, and along
     all other axes, every device runs the kernel on all rows.
 
     Args:
-      kernel: `(rows, shared, *more) -> (outs, sums)` on tuples of arrays, where `more` are
-        cotangents of `outs` and of `sums`. `rows`, `outs` and their cotangents have the same first
-        axis; `sums` are added up over rows; `shared` belongs to every row.
+      kernel: `(*arrays) -> results`, on pytrees.
+      takes: a prefix of the tree of arguments, a tuple: True for arrays whose first axis is that of
+        rows, False for what belongs to every row.
+      gives: a prefix of the tree of results: True for rows, False for sums over rows, which are
+        added across devices.
 
     Returns:
       The same function, for use inside `jit` under `jax.set_mesh`.
@@ -36,20 +38,50 @@ def by_rows(kernel: Callable[..., Any]) -> Callable[..., Any]:
         ]
         if not free:
             return kernel(*arrays)
-        first = arrays[0][0]
-        splits = "data" in free and first.ndim > 1 and first.shape[0] % mesh.shape["data"] == 0
-        own = PartitionSpec("data") if splits else PartitionSpec()
+        lengths = set()
+        jax.tree.map(
+            lambda is_rows, part: lengths.update(
+                leaf.shape[0] for leaf in jax.tree.leaves(part) if is_rows
+            ),
+            takes,
+            arrays,
+        )
+        splits = "data" in free and all(n % mesh.shape["data"] == 0 for n in lengths)
 
-        def on_device(*arrays):
-            outs, sums = kernel(*arrays)
-            return outs, lax.psum(sums, "data") if splits else sums
+        def spec(is_rows):
+            return PartitionSpec("data") if splits and is_rows else PartitionSpec()
+
+        def add_up(is_rows, part):
+            return lax.psum(part, "data") if splits and not is_rows else part
 
         return jax.shard_map(
-            on_device,
-            in_specs=(own, PartitionSpec()) * (len(arrays) // 2),
-            out_specs=(own, PartitionSpec()),
+            lambda *arrays: jax.tree.map(add_up, gives, kernel(*arrays)),
+            in_specs=jax.tree.map(spec, takes),
+            out_specs=jax.tree.map(spec, gives),
             axis_names=set(free),
             check_vma=False,
         )(*arrays)
+
+    return run
+
+
+def by_rows(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a kernel of rows and of what they share on each device's own rows.
+
+    Args:
+      kernel: `(rows, shared, *more) -> (outs, sums)` on tuples of arrays, where `more` are
+        cotangents of `outs` and of `sums`. `rows`, `outs` and their cotangents have the same first
+        axis, or are vectors, one row each; `sums` are added up over rows; `shared` belongs to every
+        row.
+
+    Returns:
+      The same function, for use inside `jit` under `jax.set_mesh`.
+    """
+
+    def run(*arrays):
+        are_rows = arrays[0][0].ndim > 1
+        takes = (are_rows, False) * (len(arrays) // 2)
+        # A single row is everywhere, and so is what it sums up to: nothing is added.
+        return on_own_rows(kernel, takes, (True, False) if are_rows else True)(*arrays)
 
     return run
