@@ -1,8 +1,12 @@
 """What all programs of `launch` share: how they read their flags and how they end."""
 
+import hashlib
 import logging
 import math
 import os
+import pathlib
+import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,6 +65,36 @@ def one_device_per_core(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         devices = math.prod(axes.values()) if axes else min(cores, most or cores)
         os.environ["XLA_FLAGS"] = f"{before} {flag}={max(1, devices // processes)}"
+
+
+def keep_compiled() -> None:
+    """Lets a later process find the programs that this one compiles, in the user's cache.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, or, empty, none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    import jax
+
+    from trove_jax.data.source import cache_dir
+
+    # Programs for a CPU use the instructions of this one, which jax does not ask for again.
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled" / _processor()))
+
+
+def _processor() -> str:
+    """A name for processors that have the same instructions."""
+    found = pathlib.Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else [platform.processor()]
+    described = next((x for x in lines if x.startswith(("flags", "Features"))), lines[0])
+    return f"{platform.machine()}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
+
+
+def command_line() -> str:
+    """The command that started this process, as it can be typed again."""
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name] if spec else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def mesh_axes(text: str | None) -> dict[str, int] | None:

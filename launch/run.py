@@ -10,13 +10,18 @@ the verdicts. --mesh=seed:2,data:4 lays seeds and the examples of a batch over d
 import datetime
 import json
 import pathlib
-import shlex
 import sys
 
 from absl import flags
 
 from launch.lookup import blame_overrides, load_experiment, resolve_config
-from launch.program import mesh_axes, one_device_per_core, run_program
+from launch.program import (
+    command_line,
+    keep_compiled,
+    mesh_axes,
+    one_device_per_core,
+    run_program,
+)
 from trove_jax.core.errors import TroveError, UsageError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of the experiment (see launch.list).")
@@ -51,6 +56,7 @@ def main(overrides: list[str]) -> None:
         if _DRY_RUN.value:
             _describe(experiment, config)
         else:
+            keep_compiled()
             _run(experiment, config, axes)
 
 
@@ -59,7 +65,7 @@ def _run(experiment, config, axes) -> None:
     from trove_jax import core
 
     name, preset = _EXPERIMENT.value, _PRESET.value
-    run = Run(experiment, name, preset, config, _command())
+    run = Run(experiment, name, preset, config, command_line())
     directory = core.RunDirectory(_WORKDIR.value or f"runs/{name}-{preset}", run.identity)
     speaks = core.is_speaker()
     if directory.finished:
@@ -117,10 +123,6 @@ def _describe(experiment, config) -> None:
         location = data.find(data.describe(name), data_dir=_DATA_DIR.value)
         print(f"data {name}: {location.description if location else 'not here'}")
     print(core.describe_plan(experiment.plan(config)))
-
-
-def _command() -> str:
-    return shlex.join(["python", "-m", "launch.run", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

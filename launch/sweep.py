@@ -33,7 +33,7 @@ from launch.points import (
     read_list,
     traced_keys,
 )
-from launch.program import mesh_axes, one_device_per_core, run_program
+from launch.program import keep_compiled, mesh_axes, one_device_per_core, run_program
 from launch.slurm import array_script
 from trove_jax.core.errors import RunMismatch, TroveError, UsageError
 
@@ -118,6 +118,7 @@ def _run(sweep) -> None:
     from launch.sweep_runs import run_programs, write_report
     from trove_jax import core
 
+    keep_compiled()
     chosen = sweep.programs if _TASK.value is None else [sweep.programs[_TASK.value]]
     if _REPORT_ONLY.value:
         chosen = []

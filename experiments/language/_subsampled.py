@@ -137,6 +137,12 @@ def load(settings, data_dir) -> trove_jax.data.SequenceData:
     )
 
 
+def abstract_windows(count: int, length: int) -> core.Data:
+    """What `load` gives of a text for training, in shapes."""
+    tokens, flags = (jax.ShapeDtypeStruct((count, length), d) for d in (jnp.int32, jnp.bool_))
+    return core.Data({"tokens": tokens, "target": tokens, "mask": flags, "scored": flags})
+
+
 def net_of(settings, *, vocabulary, outputs) -> Net:
     """The sizes of the network of a part."""
     sizes = ("length", "layers", "heads", "head_dim", "width", "feed_forward")

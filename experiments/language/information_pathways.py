@@ -147,6 +147,7 @@ CLAIMS = (
 )
 
 _ENSEMBLES = (1, 2, 4, 8, 16)
+_ENWIK8_TRAINS = 90_000_000  # bytes, of 10^8
 
 
 def get_config(preset: str) -> ml_collections.ConfigDict:
@@ -280,6 +281,22 @@ def plan(config: ml_collections.ConfigDict) -> list[core.StagePlan]:
             ensembles=not net.predicts,
         )
     return found
+
+
+def pod_step(config: ml_collections.ConfigDict) -> core.PodStep:
+    """The step of the first arm that draws keys, on enwik8, for compiling it for a pod."""
+    settings = config.enwik8
+    net = subsampled.net_of(settings, vocabulary=256, outputs=256)
+    schedule = subsampled.schedule_of(config, settings)
+    arm = next(arm for arm in subsampled.arms_of(settings) if arm.is_drawn)
+    return core.PodStep(
+        f"{arm.name} network of {net.layers} layers on {settings.data}",
+        subsampled.task_of(net, arm),
+        subsampled.optimiser(schedule),
+        subsampled.abstract_windows(_ENWIK8_TRAINS // net.length, net.length),
+        schedule.batch_size,
+        config.seeds,
+    )
 
 
 def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:

@@ -1,0 +1,193 @@
+"""Runs experiments on meshes of many devices and processes, and compares with one device.
+
+    python -m launch.benchmarks.meshes --experiments=gradient_noise,lottery_ticket,poincare_resnet
+
+The smoke preset of each is run once in each layout of LAYOUTS, from the start to its end. Then one
+run passes through all of them: it is stopped (SIGTERM) as soon as it has written its first metrics
+in a layout, and the next layout continues from what was saved, until it is finished. Compared with
+the run on one device are all losses that were written (largest relative difference) and all numbers
+of the evidence (largest difference over 1 + |number|): sums over a batch are taken in another order
+on another mesh. Devices are simulated (`--xla_force_host_platform_device_count`), and processes find
+each other on loopback.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from launch.program import run_program
+from trove_jax.core.errors import TroveError
+from trove_jax.core.run_directory import read_metrics
+
+_EXPERIMENTS = flags.DEFINE_list(
+    "experiments", ["gradient_noise", "lottery_ticket", "poincare_resnet"], "Which to run."
+)
+_TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Largest difference of a loss that is allowed.")
+_CHAIN_ONLY = flags.DEFINE_bool("chain_only", False, "Only the run through all layouts.")
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_PATIENCE = 1800.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where a run is computed.
+
+    Attributes:
+      mesh: axes, as `--mesh` has them.
+      processes: among which the devices are shared out.
+    """
+
+    mesh: str
+    processes: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.mesh} in {self.processes} process{'es' if self.processes > 1 else ''}"
+
+
+LAYOUTS = (
+    Layout("seed:1"),
+    Layout("seed:2"),
+    Layout("data:2"),
+    Layout("seed:2,data:2"),
+    Layout("seed:2,data:4"),
+    Layout("seed:2", 2),
+    Layout("data:2", 2),
+    Layout("seed:2,data:2", 4),
+)
+
+
+def main(overrides: list[str]) -> None:
+    """Runs and compares all of them.
+
+    Raises:
+      TroveError: a run failed, or a loss differs by more than the tolerance.
+    """
+    wrong = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in _EXPERIMENTS.value:
+            command = [
+                f"--experiment={name}", "--preset=smoke", "--save_every=5", "--log_every=5",
+                *overrides,
+            ]  # fmt: skip
+            wrong += _compare(name, command, pathlib.Path(folder) / name)
+    if wrong:
+        raise TroveError(f"{len(wrong)} of these differ by more than {_TOLERANCE.value}")
+
+
+def _compare(name: str, command: list[str], folder: pathlib.Path) -> list[str]:
+    """Prints a line for each layout and one for the chain; gives the layouts that are wrong."""
+    print(f"{name:42} {'losses':>8} {'largest difference':>19} {'evidence':>9}")
+    wanted = _finish(_start(LAYOUTS[0], command, folder / "wanted"), folder / "wanted")
+    wrong = []
+    for number, layout in enumerate([] if _CHAIN_ONLY.value else LAYOUTS[1:]):
+        workdir = folder / str(number)
+        wrong += _show(str(layout), _finish(_start(layout, command, workdir), workdir), wanted)
+    found, stops = _chain(command, folder / "chain")
+    wrong += _show(f"one run through {len(stops) + 1} layouts", found, wanted)
+    print(f"    stopped and continued {len(stops)} times: {', '.join(stops)}", flush=True)
+    return wrong
+
+
+def _start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[subprocess.Popen]:
+    command = [*command, f"--mesh={layout.mesh}", f"--workdir={workdir}"]
+    programs = [["launch.run", *command]]
+    if layout.processes > 1:
+        with socket.socket() as server:
+            server.bind(("localhost", 0))
+            address = f"--coordinator_address=localhost:{server.getsockname()[1]}"
+        programs = [
+            ["launch.pod", *command, address, f"--num_processes={layout.processes}"]
+            + [f"--process_id={number}"]
+            for number in range(layout.processes)
+        ]
+    environment = {**os.environ, "XLA_FLAGS": ""}  # each process asks for the devices of its mesh
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", *program],
+            cwd=_ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for program in programs
+    ]
+
+
+def _finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int = 0) -> dict:
+    """Waits for the end of a run; gives its losses by stage and step, and its arms."""
+    ends = [
+        (process.communicate(timeout=_PATIENCE)[1], process.returncode) for process in processes
+    ]
+    for errors, found in ends:
+        if found != code:
+            raise TroveError(f"a process ended with {found}: {errors[-2000:]}")
+    record = workdir / "evidence.json"
+    return {
+        "losses": {
+            (line["stage"], line["step"]): line["loss"]
+            for line in read_metrics(workdir / "metrics.jsonl")
+            if "loss" in line
+        },
+        "arms": json.loads(record.read_text())["arms"] if record.exists() else None,
+    }
+
+
+def _chain(command: list[str], workdir: pathlib.Path) -> tuple[dict, list[str]]:
+    """Runs in one layout after the other, stopped in each; gives what it ends with, and stops."""
+    stops: list[str] = []
+    metrics = workdir / "metrics.jsonl"
+    for layout in (*LAYOUTS[1:], *LAYOUTS):
+        before = metrics.stat().st_size if metrics.exists() else 0
+        processes = _start(layout, command, workdir)
+        until = time.monotonic() + _PATIENCE
+        while all(process.poll() is None for process in processes):
+            if metrics.exists() and metrics.stat().st_size > before:
+                break
+            if time.monotonic() > until:
+                raise TroveError(f"{layout}: no metrics in {_PATIENCE:.0f} s")
+            time.sleep(0.02)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        ended = [process.wait(timeout=_PATIENCE) for process in processes]
+        if 75 not in ended:
+            return _finish(processes, workdir), stops
+        _finish(processes, workdir, code=75)
+        stops.append(str(layout))
+    return _finish(_start(LAYOUTS[0], command, workdir), workdir), stops
+
+
+def _show(title: str, found: dict, wanted: dict) -> list[str]:
+    losses, loss = wanted["losses"], 0.0
+    same = found["losses"].keys() == losses.keys()
+    if same:
+        pairs = [(np.array(found["losses"][at]), np.array(losses[at])) for at in losses]
+        loss = max(float(np.max(np.abs(a - b) / np.abs(b))) for a, b in pairs)
+    numbers = [
+        (np.array(found["arms"][arm][metric]), np.array(values))
+        for arm, metrics in wanted["arms"].items()
+        if not arm.startswith("cost")
+        for metric, values in metrics.items()
+        if None not in values
+    ]
+    evidence = max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in numbers)
+    print(f"  {title:40} {len(found['losses']):8} {loss:19.2g} {evidence:9.2g}", flush=True)
+    if not same:
+        print("    WRONG: other stages or steps were written")
+    return [title] if not same or loss > _TOLERANCE.value else []
+
+
+if __name__ == "__main__":
+    run_program(main, extra="--config.")
