@@ -167,9 +167,11 @@ def _part(**changes: Any) -> dict[str, Any]:
         "head_dim": 8,
         "width": 32,
         "feed_forward": 64,
-        "steps": 168,
-        "batch_size": 128,
-        "learning_rate": 1e-3,
+        # With 168 steps of 128 at 1e-3, about as many examples, the dense network learns little:
+        # 31 % on validation digits; with more, shorter steps at a higher rate 79 %.
+        "steps": 500,
+        "batch_size": 32,
+        "learning_rate": 3e-3,
         "warmup": 0,
         "window": 16,
         "sigma": 8.0,
@@ -189,9 +191,7 @@ _TEXT = _part(
     head_dim=12,
     width=48,
     feed_forward=96,
-    steps=240,
-    batch_size=32,
-    learning_rate=3e-3,
+    steps=200,
     window=32,
     sigma=16.0,
     arms=("dense", "ssa_unbiased", "ssa_local"),
@@ -255,7 +255,7 @@ _PAPER = {
     "parts": ("digits", "enwik8", "cifar10"),
     "digits": {
         **_DIGITS,
-        "steps": 280,
+        "steps": 1120,
         "others": ((8, 4.0), (16, 4.0), (16, 16.0), (16, 64.0)),
     },
 }

@@ -5,10 +5,10 @@
 The smoke preset of each is run once in each layout of LAYOUTS, from the start to its end. Then one
 run passes through all of them: it is stopped (SIGTERM) as soon as it has written its first metrics
 in a layout, and the next layout continues from what was saved, until it is finished. Compared with
-the run on one device are all losses that were written (largest relative difference) and all numbers
-of the evidence (largest difference over 1 + |number|): sums over a batch are taken in another order
-on another mesh. Devices are simulated (`--xla_force_host_platform_device_count`), and processes find
-each other on loopback.
+the run on one device are all losses that were written (largest relative difference) and all
+numbers of the evidence (largest difference over 1 + |number|): sums over a batch are taken in
+another order on another mesh. Devices are simulated (`--xla_force_host_platform_device_count`), and
+processes find each other on loopback.
 """
 
 import dataclasses
@@ -106,11 +106,8 @@ def _start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[su
         with socket.socket() as server:
             server.bind(("localhost", 0))
             address = f"--coordinator_address=localhost:{server.getsockname()[1]}"
-        programs = [
-            ["launch.pod", *command, address, f"--num_processes={layout.processes}"]
-            + [f"--process_id={number}"]
-            for number in range(layout.processes)
-        ]
+        join = ["launch.pod", *command, address, f"--num_processes={layout.processes}"]
+        programs = [[*join, f"--process_id={number}"] for number in range(layout.processes)]
     environment = {**os.environ, "XLA_FLAGS": ""}  # each process asks for the devices of its mesh
     return [
         subprocess.Popen(
@@ -178,7 +175,6 @@ def _show(title: str, found: dict, wanted: dict) -> list[str]:
     numbers = [
         (np.array(found["arms"][arm][metric]), np.array(values))
         for arm, metrics in wanted["arms"].items()
-        if not arm.startswith("cost")
         for metric, values in metrics.items()
         if None not in values
     ]

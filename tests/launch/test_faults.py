@@ -41,6 +41,14 @@ def test_a_fault_ends_in_the_same_numbers_or_in_one_line(bench, fault, equal, re
     assert found.count == found.equal + found.refused
 
 
+def test_a_disk_that_fills_up_ends_in_one_line_and_loses_nothing(bench):
+    found = disk.fill_disk(bench)
+    if not found.count:
+        pytest.skip("no small file system can be mounted here")
+    assert not found.wrong
+    assert (found.equal, found.refused) == (1, 2)
+
+
 def test_metrics_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
     writer = core.MetricWriter(tmp_path, tensorboard=False)
     writer.write("a", 5, {"loss": [1.0]})
