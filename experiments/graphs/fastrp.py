@@ -10,7 +10,7 @@ power alone, a Gaussian projection. Settings of every method are chosen on nodes
 
 preset   data                   walks                 expected                        time
 smoke    digits as a graph      2 walks a node        runs at all                     seconds
-laptop   Cora, CiteSeer,        Cora and CiteSeer,    FastRP within 1 point of        ~10 min CPU
+laptop   Cora, CiteSeer,        Cora and CiteSeer,    FastRP within 1 point of        ~15 min CPU
          PubMed, 10 seeds       20 walks a node       DeepWalk at a hundredth of its
                                                       time; one power much worse
 paper    the same               all three, 80 walks   the same                        ~1 h on one
