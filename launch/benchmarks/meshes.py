@@ -13,6 +13,7 @@ processes find each other on loopback.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
@@ -88,18 +89,28 @@ def main(overrides: list[str]) -> None:
 def _compare(name: str, command: list[str], folder: pathlib.Path) -> list[str]:
     """Prints a line for each layout and one for the chain; gives the layouts that are wrong."""
     print(f"{name:42} {'losses':>8} {'largest difference':>19} {'evidence':>9}")
-    wanted = _finish(_start(LAYOUTS[0], command, folder / "wanted"), folder / "wanted")
+    wanted = finish(start(LAYOUTS[0], command, folder / "wanted"), folder / "wanted")
     wrong = []
     for number, layout in enumerate([] if _CHAIN_ONLY.value else LAYOUTS[1:]):
         workdir = folder / str(number)
-        wrong += _show(str(layout), _finish(_start(layout, command, workdir), workdir), wanted)
+        wrong += _show(str(layout), finish(start(layout, command, workdir), workdir), wanted)
     found, stops = _chain(command, folder / "chain")
     wrong += _show(f"one run through {len(stops) + 1} layouts", found, wanted)
     print(f"    stopped and continued {len(stops)} times: {', '.join(stops)}", flush=True)
     return wrong
 
 
-def _start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[subprocess.Popen]:
+def start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[subprocess.Popen]:
+    """Starts a run in all processes of a layout.
+
+    Args:
+      layout: where it is computed.
+      command: the arguments of `launch.run`.
+      workdir: of the run.
+
+    Returns:
+      The processes.
+    """
     command = [*command, f"--mesh={layout.mesh}", f"--workdir={workdir}"]
     programs = [["launch.run", *command]]
     if layout.processes > 1:
@@ -122,8 +133,20 @@ def _start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[su
     ]
 
 
-def _finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int = 0) -> dict:
-    """Waits for the end of a run; gives its losses by stage and step, and its arms."""
+def finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int = 0) -> dict:
+    """Waits for the end of a run.
+
+    Args:
+      processes: from `start`.
+      workdir: of the run.
+      code: with which all shall end.
+
+    Returns:
+      Its `losses` by stage and step, and its `arms`, None where it was stopped.
+
+    Raises:
+      TroveError: a process ended with another code.
+    """
     ends = [
         (process.communicate(timeout=_PATIENCE)[1], process.returncode) for process in processes
     ]
@@ -147,29 +170,43 @@ def _chain(command: list[str], workdir: pathlib.Path) -> tuple[dict, list[str]]:
     metrics = workdir / "metrics.jsonl"
     for layout in (*LAYOUTS[1:], *LAYOUTS):
         before = metrics.stat().st_size if metrics.exists() else 0
-        processes = _start(layout, command, workdir)
-        until = time.monotonic() + _PATIENCE
-        while all(process.poll() is None for process in processes):
-            if metrics.exists() and metrics.stat().st_size > before:
-                break
-            if time.monotonic() > until:
-                raise TroveError(f"{layout}: no metrics in {_PATIENCE:.0f} s")
-            time.sleep(0.02)
+        processes = start(layout, command, workdir)
+        wait_for_metrics(processes, metrics, before)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         ended = [process.wait(timeout=_PATIENCE) for process in processes]
         if 75 not in ended:
-            return _finish(processes, workdir), stops
-        _finish(processes, workdir, code=75)
+            return finish(processes, workdir), stops
+        finish(processes, workdir, code=75)
         stops.append(str(layout))
-    return _finish(_start(LAYOUTS[0], command, workdir), workdir), stops
+    return finish(start(LAYOUTS[0], command, workdir), workdir), stops
 
 
-def _show(title: str, found: dict, wanted: dict) -> list[str]:
-    losses, loss = wanted["losses"], 0.0
-    same = found["losses"].keys() == losses.keys()
-    if same:
+def wait_for_metrics(processes: list[subprocess.Popen], metrics: pathlib.Path, size: int) -> None:
+    """Waits until the metrics have grown beyond a size, or a process has ended."""
+    until = time.monotonic() + _PATIENCE
+    while all(process.poll() is None for process in processes):
+        if metrics.exists() and metrics.stat().st_size > size:
+            return
+        if time.monotonic() > until:
+            raise TroveError(f"no metrics in {_PATIENCE:.0f} s")
+        time.sleep(0.02)
+
+
+def differences(found: dict, wanted: dict) -> tuple[float, float]:
+    """How far one run is from another.
+
+    Args:
+      found: from `finish`.
+      wanted: likewise.
+
+    Returns:
+      The largest relative difference of a loss, NaN where other stages or steps were written, and
+      the largest difference of the evidence over 1 + |number|.
+    """
+    losses, loss = wanted["losses"], math.nan
+    if found["losses"].keys() == losses.keys():
         pairs = [(np.array(found["losses"][at]), np.array(losses[at])) for at in losses]
         loss = max(float(np.max(np.abs(a - b) / np.abs(b))) for a, b in pairs)
     numbers = [
@@ -178,11 +215,13 @@ def _show(title: str, found: dict, wanted: dict) -> list[str]:
         for metric, values in metrics.items()
         if None not in values
     ]
-    evidence = max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in numbers)
+    return loss, max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in numbers)
+
+
+def _show(title: str, found: dict, wanted: dict) -> list[str]:
+    loss, evidence = differences(found, wanted)
     print(f"  {title:40} {len(found['losses']):8} {loss:19.2g} {evidence:9.2g}", flush=True)
-    if not same:
-        print("    WRONG: other stages or steps were written")
-    return [title] if not same or loss > _TOLERANCE.value else []
+    return [] if loss <= _TOLERANCE.value else [title]
 
 
 if __name__ == "__main__":
