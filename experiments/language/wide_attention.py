@@ -265,12 +265,13 @@ def run(config: ml_collections.ConfigDict, context: Any) -> Evidence:
     """Trains all arms and gathers what the claims compare."""
     arms: dict[str, dict[str, Any]] = {}
     provenance = []
+    starts: dict[Any, core.TrainState] = {}
     for name, task in config.tasks.items():
         data = aspects.load(task, context.data_dir)
         provenance.append(data.provenance)
         for arm, kind, aspect in _arms(task):
             module = _module(task, kind, aspect, vocabulary=data.vocabulary)
-            found = _train(config, context, f"{name}/{arm}", task, module, data)
+            found = _train(config, context, f"{name}/{arm}", task, module, data, starts)
             arms[f"{name}_{arm}"] = {
                 "accuracy": found,
                 "parameters": [aspects.parameters(module)] * config.seeds,
@@ -354,17 +355,25 @@ def _module(task, kind, aspect, *, vocabulary, outputs=None):
     )
 
 
-def _train(config, context, stage, settings, module, data) -> np.ndarray:
-    """Test accuracy of the seeds, in percent."""
+def _train(config, context, stage, settings, module, data, starts) -> np.ndarray:
+    """Test accuracy of the seeds, in percent; `starts` holds initial states by their shapes."""
     task = aspects.task_of(module)
+    tx = aspects.optimiser(settings.learning_rate, settings.warmup)
+    keys = core.seed_keys(config.seeds)
+    # Kinds with the same parameters start from the same values, which take seconds to compile.
+    shapes, tree = jax.tree.flatten(jax.eval_shape(task.init, keys[0]))
+    same = (tree, tx, *((leaf.shape, leaf.dtype) for leaf in shapes))
+    if same not in starts:
+        starts[same] = core.init_states(task, tx, keys)
     state, _ = context.train_seeds(
         stage,
         task,
-        aspects.optimiser(settings.learning_rate, settings.warmup),
+        tx,
         core.Data(jax.tree.map(jnp.asarray, data.train)),
-        core.seed_keys(config.seeds),
+        keys,
         steps=settings.steps,
         batch_size=settings.batch_size,
+        start=starts[same],
     )
     test = core.Data(jax.tree.map(jnp.asarray, data.test))
     return 100.0 * np.asarray(core.evaluate_seeds(task, state.variables, test)["accuracy"])

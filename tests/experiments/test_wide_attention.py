@@ -60,3 +60,16 @@ def test_the_rate_rises_and_falls_as_published():
     assert rates[49] == pytest.approx(0.05 * 0.5 / 10, rel=1e-3)
     assert rates[99] == pytest.approx(0.05 / 10, rel=1e-3)
     assert rates[399] == pytest.approx(0.05 / 20, rel=1e-3)
+
+
+def test_kinds_with_the_same_parameters_start_from_the_same_values():
+    """Which is why the experiment draws them once for several kinds."""
+    task = wide_attention.get_config("smoke").tasks["listops"]
+    first, second = (
+        jax.jit(aspects.task_of(wide_attention._module(task, kind, (1, 2), vocabulary=16)).init)(
+            jax.random.key(0)
+        )
+        for kind in ("vanilla", "local")
+    )
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
