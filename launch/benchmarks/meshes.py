@@ -28,7 +28,7 @@ from absl import flags
 
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
-from trove_jax.core.run_directory import read_metrics
+from trove_jax.core.metrics import read_metrics
 
 _EXPERIMENTS = flags.DEFINE_list(
     "experiments", ["gradient_noise", "lottery_ticket", "poincare_resnet"], "Which to run."
