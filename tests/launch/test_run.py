@@ -12,12 +12,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--experiment=lottery_ticket",
     "--preset=smoke",
-    "--save_every=10",
     "--config.tickets.rounds=1",
     "--config.tickets.shown_rounds=1,",
     "--config.rewinding.residual_mlp.k=0,4,8",
     "--config.rewinding.residual_mlp.late=8",
 )
+# Many short stages, so that there is something to come after the first metrics.
+STAGES = ("--experiment=dgmlp", "--preset=smoke", "--save_every=2", "--log_every=1")
 
 
 def start(module, *arguments, cache=None):
@@ -106,10 +107,10 @@ def test_the_list_names_experiments_presets_and_data():
 
 def test_interrupted_continued_finished_and_refused(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
-    code, _, err = run("run", *SMALL, f"--workdir={tmp_path / 'straight'}", cache=tmp_path)
+    code, _, err = run("run", *STAGES, f"--workdir={tmp_path / 'straight'}", cache=tmp_path)
     assert code == 0, err
 
-    process = start("run", *SMALL, workdir, cache=tmp_path)
+    process = start("run", *STAGES, workdir, cache=tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
@@ -119,23 +120,23 @@ def test_interrupted_continued_finished_and_refused(tmp_path):
     assert process.returncode == 75, err
     assert "the same command continues" in err.splitlines()[-1]
 
-    code, out, err = run("run", *SMALL, workdir, cache=tmp_path)
+    code, out, err = run("run", *STAGES, workdir, cache=tmp_path)
     assert code == 0, err
     assert "continuing in" in err
     evidence = [
         json.loads((tmp_path / r / "evidence.json").read_text()) for r in ("run", "straight")
     ]
     assert evidence[0]["arms"] == evidence[1]["arms"]
-    assert "C1-rewinding" in out
+    assert "C2-hops" in out
 
-    code, again, _ = run("run", *SMALL, workdir, cache=tmp_path)
+    code, again, _ = run("run", *STAGES, workdir, cache=tmp_path)
     assert code == 0
     assert "is finished" in again
     assert [x for x in out.splitlines() if "C1-" in x] == [
         x for x in again.splitlines() if "C1-" in x
     ]
 
-    code, _, err = run("run", *SMALL, "--seeds=3", workdir, cache=tmp_path)
+    code, _, err = run("run", *STAGES, "--seeds=3", workdir, cache=tmp_path)
     assert code == 2
     assert "config.seeds is 2 there and 3 here" in err
 

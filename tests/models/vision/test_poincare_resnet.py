@@ -220,7 +220,7 @@ def _gradients(model, variables, x):
 
 def test_training_moves_all_statistics_and_reaches_every_parameter():
     model = models.poincare_resnet(
-        8, widths=(2, 4, 4), classes=3, learn_curvature=True, implementation="blocks"
+        6, widths=(2, 4), classes=3, learn_curvature=True, implementation="blocks"
     )
     x = jax.random.normal(jax.random.key(1), IMAGES).at[0].set(0.0)  # an image of zeros
     variables = _small(model, IMAGES)
@@ -249,7 +249,7 @@ def test_every_norm_has_the_mean_that_was_asked_for():
 
 @jax.numpy_dtype_promotion("standard")
 def test_half_precision_answers_in_float32():
-    model = models.poincare_resnet(8, widths=(2, 4, 4), classes=3)
+    model = models.poincare_resnet(4, widths=(2,), classes=3)
     images = jax.ShapeDtypeStruct(IMAGES, jnp.bfloat16)
     got = jax.eval_shape(model.apply, shapes(model, IMAGES), images)
     assert (got.shape, got.dtype) == ((2, 3), jnp.float32)
@@ -368,7 +368,7 @@ def test_euclidean_twin_updates_running_statistics():
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({"widths": (8, 16)}, IMAGES, r"widths=\(8, 16\), want one for each group"),
+        ({"widths": (8, 16)}, IMAGES, "the nearest is depth="),
         ({"widths": (8, 0, 8)}, IMAGES, r"widths\[1\]=0, want a positive integer"),
         ({"classes": 0}, IMAGES, "classes=0, want a positive integer"),
         ({}, (2, 3, 2, 2), "at least 4x4 pixels"),

@@ -22,7 +22,6 @@ from trove_jax.layers import (
     poincare_pool,
 )
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
-from trove_jax.models.vision.resnet import cifar_resnet
 
 Initializer = nn.initializers.Initializer
 _Names = tuple[str, str]
@@ -33,8 +32,8 @@ class PoincareResNet(nn.Module):
 
     Between layers a pixel is the tangent vector log_0(x) of its point x on the ball, channels last;
     the pixels of the images are taken as such vectors. A convolution, batch normalisation, ReLU;
-    three groups of n blocks of convolution, normalisation, ReLU, convolution, normalisation,
-    residual f(x) (+) x, ReLU, where the second and third group halve height and width and have a
+    groups of n blocks of convolution, normalisation, ReLU, convolution, normalisation,
+    residual f(x) (+) x, ReLU, where every group but the first halves height and width and has a
     strided 1x1 convolution with bias, and no normalisation, on the shortcut; then the mean over all
     pixels and the classifier. The layers are called `stem`, `stem_norm`,
     `stage_0_block_0/conv_0`, `stage_1_block_0/shortcut`, ... and `output`, as in `EuclideanTwin`.
@@ -42,8 +41,8 @@ class PoincareResNet(nn.Module):
     vectors as `stem/0`, `stage_0_block_0/conv_0/0`, ...
 
     Attributes:
-      blocks: blocks per group, n; the network is 6 n + 2 layers deep.
-      widths: channels of the three groups.
+      blocks: blocks per group, n; with three groups the network is 6 n + 2 layers deep.
+      widths: channels of each group.
       classes: outputs, k.
       curvature: c > 0 of the one ball that all layers share (its sectional curvature is -c).
       learn_curvature: whether c is a parameter, called `curvature`, that begins at `curvature`.
@@ -157,8 +156,8 @@ class EuclideanTwin(nn.Module):
     the tangent vector at 0 of the point that a `PoincareMLR` classifies.
 
     Attributes:
-      blocks: blocks per group, n; the network is 6 n + 2 layers deep.
-      widths: channels of the three groups.
+      blocks: blocks per group, n; with three groups the network is 6 n + 2 layers deep.
+      widths: channels of each group.
       classes: outputs, k.
       hyperbolic_head: whether the classifier is on the ball.
       curvature: c > 0 of that ball.
@@ -261,8 +260,8 @@ def _body(x: jax.Array, parts: _Parts, blocks: int, widths: Sequence[int]) -> ja
     """All layers in front of the pooling, added to the module that is being applied."""
     check_images(x, smallest=4)
     check_sizes(blocks=blocks, **{f"widths[{i}]": width for i, width in enumerate(widths)})
-    if len(widths) != 3:
-        raise ValueError(f"widths={tuple(widths)}, want one for each group, such as (8, 16, 32)")
+    if not widths:
+        raise ValueError("widths=(), want one for each group, such as (8, 16, 32)")
     x = parts.layer(x, widths[0], 1, ("stem", "stem_norm"), None)
     for group, width in enumerate(widths):
         for block in range(blocks):
@@ -312,8 +311,8 @@ def poincare_resnet(
     """Builds a Poincare ResNet; the defaults are those of the paper for CIFAR.
 
     Args:
-      depth: layers with weights, 6 n + 2: 8, 14, 20, 32, ...
-      widths: channels of the three groups.
+      depth: layers with weights, with three groups 6 n + 2: 8, 14, 20, 32, ...
+      widths: channels of each group; the paper has three.
       classes: outputs, k.
       curvature: c > 0; the sectional curvature is -c.
       learn_curvature: whether c is learned from there on.
@@ -330,7 +329,7 @@ def poincare_resnet(
       `batch_stats`.
 
     Raises:
-      ValueError: a depth that is not 6 n + 2; when applied: a size that is not a positive integer,
+      ValueError: a depth of no whole number of blocks; when applied: a size that is not positive,
         an unknown option, a curvature that is not positive.
 
     Example:
@@ -340,7 +339,7 @@ def poincare_resnet(
     Reference: van Spengler, Berkhout and Mettes, Poincare ResNet, ICCV 2023.
     """
     return PoincareResNet(
-        blocks=_blocks(depth),
+        blocks=_blocks(depth, len(widths)),
         widths=tuple(widths),
         classes=classes,
         curvature=curvature,
@@ -367,8 +366,8 @@ def euclidean_twin(
     """Builds the Euclidean twin of `poincare_resnet`.
 
     Args:
-      depth: layers with weights, 6 n + 2: 8, 14, 20, 32, ...
-      widths: channels of the three groups.
+      depth: layers with weights, with three groups 6 n + 2: 8, 14, 20, 32, ...
+      widths: channels of each group; the paper has three.
       classes: outputs, k.
       hyperbolic_head: whether the classifier is a `PoincareMLR` on clipped features.
       curvature: c > 0 of its ball.
@@ -379,14 +378,14 @@ def euclidean_twin(
       `batch_stats`.
 
     Raises:
-      ValueError: a depth that is not 6 n + 2; when applied: a size that is not a positive integer.
+      ValueError: a depth of no whole number of blocks; when applied: a size that is not positive.
 
     Example:
       >>> euclidean_twin(20).blocks
       3
     """
     return EuclideanTwin(
-        blocks=_blocks(depth),
+        blocks=_blocks(depth, len(widths)),
         widths=tuple(widths),
         classes=classes,
         hyperbolic_head=hyperbolic_head,
@@ -395,6 +394,14 @@ def euclidean_twin(
     )
 
 
-def _blocks(depth: int) -> int:
-    """Blocks per group, with the refusals of the other residual networks."""
-    return cifar_resnet(depth).blocks
+def _blocks(depth: int, groups: int) -> int:
+    """Blocks per group, two layers each, beside the stem and the head."""
+    check_sizes(depth=depth)
+    found, rest = divmod(depth - 2, max(1, 2 * groups))
+    if rest or found < 1:
+        nearest = 2 + 2 * groups * max(1, round((depth - 2) / max(1, 2 * groups)))
+        raise ValueError(
+            f"depth={depth} is not {2 * groups} n + 2 ({groups} groups of n blocks of two layers, "
+            f"stem and head); the nearest is depth={nearest}"
+        )
+    return found
