@@ -127,13 +127,13 @@ def test_interrupted_continued_finished_and_refused(tmp_path):
         json.loads((tmp_path / r / "evidence.json").read_text()) for r in ("run", "straight")
     ]
     assert evidence[0]["arms"] == evidence[1]["arms"]
-    assert "C2-hops" in out
+    assert "C3-edges" in out
 
     code, again, _ = run("run", *STAGES, workdir, cache=tmp_path)
     assert code == 0
     assert "is finished" in again
-    assert [x for x in out.splitlines() if "C1-" in x] == [
-        x for x in again.splitlines() if "C1-" in x
+    assert [x for x in out.splitlines() if "C3-" in x] == [
+        x for x in again.splitlines() if "C3-" in x
     ]
 
     code, _, err = run("run", *STAGES, "--seeds=3", workdir, cache=tmp_path)
