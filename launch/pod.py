@@ -45,6 +45,8 @@ _PATIENCE = flags.DEFINE_integer(
 # A process that is silent for so long is lost: the others end within a minute.
 _HEARTBEAT_SECONDS = 40
 
+# How a collective fails, as an error of the runtime or, where a call is dispatched, as a ValueError.
+_LOST = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 
 _CURE = "start all processes again with the same command, and they continue from the last save"
 
@@ -67,8 +69,8 @@ def main(overrides: list[str]) -> None:
         connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, patience=_PATIENCE.value)
     try:
         run.main(overrides)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not _LOST.match(str(error)):
             raise
         _leave(ProcessLost(f"another process of this run was lost ({_first_line(error)}); {_CURE}"))
     except TroveError as error:
