@@ -45,7 +45,7 @@ _PATIENCE = flags.DEFINE_integer(
 # A process that is silent for so long is lost: the others end within a minute.
 _HEARTBEAT_SECONDS = 40
 
-# How a collective fails, as an error of the runtime or, where a call is dispatched, as a ValueError.
+# How a collective fails: as an error of the runtime or, where a call is dispatched, a ValueError.
 _LOST = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 
 _CURE = "start all processes again with the same command, and they continue from the last save"
