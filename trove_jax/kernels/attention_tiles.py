@@ -299,10 +299,10 @@ def _rows(rule, unit):
     scores = _scores(rule, unit)
     peak = jnp.max(scores, axis=1, keepdims=True, initial=-jnp.inf)
     peak = jnp.where(peak == -jnp.inf, jnp.zeros_like(peak), peak)
-    # The sum of weights is one more column of the product: XLA adds up rows slowly on a CPU.
-    sums = jnp.exp(scores - peak) @ jnp.pad(unit.v, ((0, 0), (0, 1)), constant_values=1)
-    total = sums[:, -1:]
-    output = sums[:, :-1] / jnp.where(total > 0, total, jnp.ones_like(total))
+    weights = jnp.exp(scores - peak)
+    # A product, because XLA adds up rows slowly on a CPU.
+    total = weights @ jnp.ones((weights.shape[1], 1), weights.dtype)
+    output = weights @ unit.v / jnp.where(total > 0, total, jnp.ones_like(total))
     return output, (peak + jnp.log(total))[:, 0]
 
 
