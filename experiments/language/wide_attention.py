@@ -10,7 +10,7 @@ would hold all of it.
 
 preset   data                        networks               expected                  time
 smoke    ListOps                     2 layers               runs at all               seconds
-laptop   SST-2 as words and bytes,   8 heads: 4x2, (2x4,)   wide as accurate; half    ~12 min CPU
+laptop   SST-2 as words and bytes,   8 heads: 4x2, (2x4,)   wide as accurate; half    ~20 min CPU
          small ListOps, 5 seeds      1x8, width 64          the time or less
 paper    IMDb as words and bytes,    16 to 48 heads         wide 0.3 points better,   ~300 h on one
          ListOps of 500 to 2000      width 256 and 512      3.1 times as fast         accelerator
