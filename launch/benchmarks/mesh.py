@@ -6,17 +6,14 @@ each with one device and as many examples: on one machine, times would tell of i
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 
 import jax
 
 from launch.benchmarks.lenet import SEEDS, SETTINGS, Steps, adam, load, make_task
+from launch.benchmarks.programs import Program, free_port
 from launch.benchmarks.timing import Row, time_in_turn
 from trove_jax import core
-from trove_jax.core.errors import TroveError
 
 
 def measure(quick: bool = False) -> list[Row]:
@@ -60,25 +57,18 @@ def measure(quick: bool = False) -> list[Row]:
 
 def _programs(processes: int) -> dict:
     """What the first of so many processes says of the step that they compile."""
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        port = server.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=1"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "launch.benchmarks.mesh", str(port), str(processes), str(i)],
-            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    port = free_port()
+    programs = [
+        Program(
+            *(__name__, str(port), str(processes), str(number)),
+            XLA_FLAGS="--xla_force_host_platform_device_count=1",
+            JAX_PLATFORMS="cpu",
         )
-        for i in range(processes)
+        for number in range(processes)
     ]
-    said = [process.communicate(timeout=600) for process in running]
-    for process, (_, errors) in zip(running, said, strict=True):
-        if process.returncode:
-            raise TroveError(f"a process ended with {process.returncode}: {errors[-500:]}")
-    return json.loads(next(x for x in said[0][0].splitlines() if x.startswith("{")))
+    for program in programs:
+        program.finish()
+    return json.loads(next(x for x in programs[0].output.splitlines() if x.startswith("{")))
 
 
 def main(port: str, processes: str, process: str) -> None:

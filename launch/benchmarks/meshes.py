@@ -14,18 +14,14 @@ processes find each other on loopback.
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import flags
 
+from launch.benchmarks.programs import Program, free_port, has_grown, wait_until
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
 from trove_jax.core.metrics import read_metrics
@@ -35,9 +31,6 @@ _EXPERIMENTS = flags.DEFINE_list(
 )
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Largest difference of a loss that is allowed.")
 _CHAIN_ONLY = flags.DEFINE_bool("chain_only", False, "Only the run through all layouts.")
-
-_ROOT = pathlib.Path(__file__).parents[2]
-_PATIENCE = 1800.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +93,7 @@ def _compare(name: str, command: list[str], folder: pathlib.Path) -> list[str]:
     return wrong
 
 
-def start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[subprocess.Popen]:
+def start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[Program]:
     """Starts a run in all processes of a layout.
 
     Args:
@@ -114,30 +107,18 @@ def start(layout: Layout, command: list[str], workdir: pathlib.Path) -> list[sub
     command = [*command, f"--mesh={layout.mesh}", f"--workdir={workdir}"]
     programs = [["launch.run", *command]]
     if layout.processes > 1:
-        with socket.socket() as server:
-            server.bind(("localhost", 0))
-            address = f"--coordinator_address=localhost:{server.getsockname()[1]}"
+        address = f"--coordinator_address=localhost:{free_port()}"
         join = ["launch.pod", *command, address, f"--num_processes={layout.processes}"]
         programs = [[*join, f"--process_id={number}"] for number in range(layout.processes)]
-    environment = {**os.environ, "XLA_FLAGS": ""}  # each process asks for the devices of its mesh
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *program],
-            cwd=_ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for program in programs
-    ]
+    # Each process asks for the devices of its mesh.
+    return [Program(*program, XLA_FLAGS="") for program in programs]
 
 
-def finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int = 0) -> dict:
+def finish(programs: list[Program], workdir: pathlib.Path, code: int = 0) -> dict:
     """Waits for the end of a run.
 
     Args:
-      processes: from `start`.
+      programs: from `start`.
       workdir: of the run.
       code: with which all shall end.
 
@@ -147,12 +128,8 @@ def finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int =
     Raises:
       TroveError: a process ended with another code.
     """
-    ends = [
-        (process.communicate(timeout=_PATIENCE)[1], process.returncode) for process in processes
-    ]
-    for errors, found in ends:
-        if found != code:
-            raise TroveError(f"a process ended with {found}: {errors[-2000:]}")
+    for program in programs:
+        program.finish(code)
     record = workdir / "evidence.json"
     return {
         "losses": {
@@ -167,31 +144,17 @@ def finish(processes: list[subprocess.Popen], workdir: pathlib.Path, code: int =
 def _chain(command: list[str], workdir: pathlib.Path) -> tuple[dict, list[str]]:
     """Runs in one layout after the other, stopped in each; gives what it ends with, and stops."""
     stops: list[str] = []
-    metrics = workdir / "metrics.jsonl"
     for layout in (*LAYOUTS[1:], *LAYOUTS):
-        before = metrics.stat().st_size if metrics.exists() else 0
-        processes = start(layout, command, workdir)
-        wait_for_metrics(processes, metrics, before)
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        ended = [process.wait(timeout=_PATIENCE) for process in processes]
-        if 75 not in ended:
-            return finish(processes, workdir), stops
-        finish(processes, workdir, code=75)
+        new_metrics = has_grown(workdir / "metrics.jsonl")
+        programs = start(layout, command, workdir)
+        wait_until(new_metrics, programs)
+        for program in programs:
+            program.send(signal.SIGTERM)
+        if 75 not in [program.wait() for program in programs]:
+            return finish(programs, workdir), stops
+        finish(programs, workdir, code=75)
         stops.append(str(layout))
     return finish(start(LAYOUTS[0], command, workdir), workdir), stops
-
-
-def wait_for_metrics(processes: list[subprocess.Popen], metrics: pathlib.Path, size: int) -> None:
-    """Waits until the metrics have grown beyond a size, or a process has ended."""
-    until = time.monotonic() + _PATIENCE
-    while all(process.poll() is None for process in processes):
-        if metrics.exists() and metrics.stat().st_size > size:
-            return
-        if time.monotonic() > until:
-            raise TroveError(f"no metrics in {_PATIENCE:.0f} s")
-        time.sleep(0.02)
 
 
 def differences(found: dict, wanted: dict) -> tuple[float, float]:

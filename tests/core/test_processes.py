@@ -1,50 +1,33 @@
 """Many processes train as one does, continue what one began, and one continues what they began."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from launch.benchmarks.programs import Program, free_port
 from tests.core import in_processes
 from trove_jax import core
 from trove_jax.core import processes
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 def in_processes_of_their_own(count, folder, mesh, steps, kind):
     """Runs `in_processes` in as many processes, and gives what the first says."""
     port = free_port()
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.core.in_processes"]
-            + [str(word) for word in (folder, port, count, i, mesh, steps, kind)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        Program(
+            *("tests.core.in_processes", str(folder), str(port), str(count), str(i)),
+            *(mesh, str(steps), kind),
+            XLA_FLAGS="",
+            JAX_PLATFORMS="cpu",
         )
         for i in range(count)
     ]
-    found = [process.communicate(timeout=300) for process in running]
-    for process, (_, errors) in zip(running, found, strict=True):
-        assert process.returncode == 0, errors[-3000:]
+    for program in running:
+        program.finish()
     # The layer below prints lines of its own.
-    said = [[line for line in out.splitlines() if line.startswith("{")] for out, _ in found]
+    said = [[x for x in program.output.splitlines() if x.startswith("{")] for program in running]
     assert [len(lines) for lines in said] == [1] + [0] * (count - 1)
     return json.loads(said[0][0])
 

@@ -1,6 +1,5 @@
 """Whatever is written behind --config., it is understood or refused in one line."""
 
-import contextlib
 import json
 
 import pytest
@@ -152,12 +151,21 @@ def test_what_fails_on_given_values_is_one_line_and_what_fails_without_is_ours(e
         raise error
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("tickets.steps", -3), ("tickets.rounds", 0), ("tickets.features", ())]
-)
-def test_a_plan_of_impossible_numbers_is_made_or_refused(key, value):
+def plan_of_lottery_ticket(key, value):
     experiment = lookup.load_experiment("lottery_ticket")
     overrides = [f"--config.{key}={value}"]
     config = lookup.resolve_config(experiment, "smoke", overrides)
-    with contextlib.suppress(UsageError), lookup.blame_overrides(overrides):
-        experiment.plan(config)
+    with lookup.blame_overrides(overrides):
+        return experiment.plan(config)
+
+
+def test_a_plan_of_negative_numbers_is_refused():
+    with pytest.raises(UsageError, match=r"steps=-3 is negative \(with --config.tickets.steps=-3"):
+        plan_of_lottery_ticket("tickets.steps", -3)
+
+
+@pytest.mark.parametrize(("key", "value"), [("tickets.rounds", 0), ("tickets.features", ())])
+def test_a_plan_of_nothing_is_made(key, value):
+    stages = plan_of_lottery_ticket(key, value)
+    assert [stage.name for stage in stages] == ["winning tickets", "rewinding"]
+    assert all(stage.total_steps > 0 for stage in stages)

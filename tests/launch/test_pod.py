@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from absl import flags
 
 from launch import compile_only, pod
 from launch.lookup import load_experiment
@@ -61,6 +62,55 @@ def test_without_a_cluster_one_line_says_what_to_do():
 def test_half_an_address_is_refused(given, message):
     with pytest.raises(UsageError, match=message):
         pod.connect(*given, patience=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "processes", "code"),
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"), 2, 69),
+        (ValueError("INTERNAL: Connection reset"), 2, 69),
+        (ValueError("UNKNOWN: of a single process"), 1, None),
+        (ValueError("batch_size=0 is not positive"), 2, None),
+        (TroveError("no room on the disk"), 2, 1),
+        (TroveError("no room on the disk"), 1, None),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(
+    monkeypatch, capsys, flags_of_pod, error, processes, code
+):
+    """With others a process leaves at once, by `os._exit`; alone it raises what it met."""
+
+    def fail(overrides):
+        raise error
+
+    monkeypatch.setattr(pod.run, "main", fail)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(pod.os, "_exit", _Left.with_code)
+    if code is None:
+        with pytest.raises(type(error), match=str(error)):
+            pod.main([])
+        return
+    with pytest.raises(_Left) as left:
+        pod.main([])
+    assert left.value.args == (code,)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert str(error) in lines[0]
+    assert ("the same command" in lines[0]) == (code == pod.ProcessLost.exit_code)
+
+
+class _Left(BaseException):
+    @classmethod
+    def with_code(cls, code):
+        raise cls(code)
+
+
+@pytest.fixture
+def flags_of_pod():
+    """Flags as if typed: nothing is joined."""
+    flags.FLAGS(["pod", "--dry_run"])
+    yield
+    flags.FLAGS.unparse_flags()
 
 
 def test_a_roofline_is_plain_division():

@@ -61,7 +61,13 @@ def plan_stage(
 
     Returns:
       The plan.
+
+    Raises:
+      ValueError: one of the numbers is negative.
     """
+    for number, value in {"runs": runs, "seeds": seeds, "steps": steps}.items():
+        if value < 0:
+            raise ValueError(f"{name}: {number}={value} is negative")
     state = jax.eval_shape(lambda key: init_state(task, tx, key), jax.random.key(0))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return StagePlan(name, runs, seeds, steps, size)

@@ -15,8 +15,7 @@ import json
 import os
 import pathlib
 import random
-import subprocess
-import sys
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from absl import flags
 
+from launch.benchmarks.programs import Program
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
 
@@ -38,8 +38,6 @@ LOTTERY_TICKET = (
     "--save_every=10",
 )
 TINY = ("launch.benchmarks.faults.tiny",)
-
-_ROOT = pathlib.Path(__file__).parents[3]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,6 @@ def kill_runs(
         compiled programs from the cache, ends with other arms than the first.
     """
     environment = {
-        **os.environ,
         "JAX_COMPILATION_CACHE_DIR": os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
         ),
@@ -123,20 +120,18 @@ def kill_runs(
     while left:
         workdir, moments, saved = folder / f"run_{len(runs)}", [], []
         while True:
-            process = _start(workdir, command, environment)
+            program = _start(workdir, command, environment)
             if not left:
                 break
             at = draw.uniform(earliest * seconds, seconds)
-            try:
-                process.wait(timeout=at)
+            if program.ends_within(at):
                 break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+            program.send(signal.SIGKILL)
+            program.wait()
             left -= 1
             moments.append(at)
             saved.append(len({file.parents[1] for file in workdir.rglob("manifest.json")}))
-        found = _finish(process, workdir)
+        found = _finish(program, workdir)
         if moments:
             runs.append(Killed(moments, saved, found == wanted))
     return runs
@@ -144,22 +139,13 @@ def kill_runs(
 
 def _start(
     workdir: pathlib.Path, command: Sequence[str], environment: Mapping[str, str]
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *command, f"--workdir={workdir}"],
-        cwd=_ROOT,
-        env=dict(environment),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+) -> Program:
+    return Program(*command, f"--workdir={workdir}", **environment)
 
 
-def _finish(process: subprocess.Popen[str], workdir: pathlib.Path) -> dict[str, Any]:
+def _finish(program: Program, workdir: pathlib.Path) -> dict[str, Any]:
     """Lets a run come to its end; gives the arms of its evidence."""
-    _, errors = process.communicate()
-    if process.returncode != 0:
-        raise TroveError(f"a run ended with code {process.returncode}: {errors[-2000:]}")
+    program.finish()
     return json.loads((workdir / "evidence.json").read_text())["arms"]
 
 

@@ -6,20 +6,17 @@ python -m launch.benchmarks.faults.moments
 import os
 import pathlib
 import signal
-import subprocess
-import sys
-import time
 import unittest.mock
 
 import numpy as np
 
 from launch.benchmarks.faults.outcome import Bench, Outcome, Tally, try_faults
 from launch.benchmarks.faults.tiny import LAST_STAGE, make_data, tiny_run, train_briefly
+from launch.benchmarks.programs import Program, wait_until
 from launch.program import run_program
 from trove_jax import core, data
 from trove_jax.core.errors import DataUnavailable, NonFiniteLoss, TroveError
 
-_ROOT = pathlib.Path(__file__).parents[3]
 _PATIENCE = 300.0
 
 
@@ -33,39 +30,23 @@ def stop_and_start_twice(bench: Bench) -> Outcome:
     tally = Tally("a second process refuses; SIGTERM, exit 75, continue", bench.wanted)
     run = bench.new()
     first = _start(run, f"--hold={_PATIENCE}")
-    _wait_for(run / "checkpoints" / LAST_STAGE, first)
+    if not wait_until((run / "checkpoints" / LAST_STAGE).exists, [first]):
+        raise TroveError(f"the run ended before it should: {first.errors}")
     second = _start(run)
-    _, errors = second.communicate(timeout=_PATIENCE)
-    tally.expect(f"the second ended with {second.returncode}: {errors}", second.returncode == 2)
+    code, errors = second.wait(_PATIENCE), second.errors
+    tally.expect(f"the second ended with {code}: {errors}", code == 2)
     one_line = errors.count("\n") == 1 and "another process is running in" in errors
     tally.expect(f"the second said {errors!r}", one_line)
-    first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=_PATIENCE)
-    tally.expect(f"the first ended with {first.returncode}: {errors}", first.returncode == 75)
+    first.send(signal.SIGTERM)
+    code, errors = first.wait(_PATIENCE), first.errors
+    tally.expect(f"the first ended with {code}: {errors}", code == 75)
     tally.expect(f"the first said {errors!r}", errors.endswith("the same command continues\n"))
     tally.run("the same command", lambda: tiny_run(run))
     return tally.outcome()
 
 
-def _start(run: pathlib.Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.benchmarks.faults.tiny", f"--workdir={run}", *arguments],
-        cwd=_ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + _PATIENCE
-    while not path.exists():
-        if process.poll() is not None:
-            raise TroveError(f"the run ended before it should: {process.communicate()[1]}")
-        if time.monotonic() > until:
-            process.kill()
-            raise TroveError(f"the run did not come to {path} in {_PATIENCE:.0f} s")
-        time.sleep(0.02)
+def _start(run: pathlib.Path, *arguments: str) -> Program:
+    return Program("launch.benchmarks.faults.tiny", f"--workdir={run}", *arguments)
 
 
 def set_clock_back(bench: Bench) -> Outcome:

@@ -10,11 +10,11 @@ disturbed.
 
 import pathlib
 import signal
-import subprocess
 import tempfile
 import time
 
-from launch.benchmarks.meshes import Layout, differences, finish, start, wait_for_metrics
+from launch.benchmarks.meshes import Layout, differences, finish, start
+from launch.benchmarks.programs import has_grown, wait_until
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
 
@@ -48,21 +48,17 @@ def main(overrides: list[str]) -> None:
 
 def _kill(number: int, command: list[str], workdir: pathlib.Path) -> tuple[float, int, str]:
     """Seconds until the other process ended, its exit code, and its last line."""
-    processes = start(_TWO, command, workdir)
-    wait_for_metrics(processes, workdir / "metrics.jsonl", 0)
-    other = processes[1 - number]
-    processes[number].send_signal(signal.SIGKILL)
+    programs = start(_TWO, command, workdir)
+    wait_until(has_grown(workdir / "metrics.jsonl"), programs)
+    programs[number].send(signal.SIGKILL)
     began = time.monotonic()
-    try:
-        _, errors = other.communicate(timeout=_MINUTE)
-    except subprocess.TimeoutExpired as error:
-        other.kill()
-        raise TroveError(f"the other process still ran after {_MINUTE:.0f} s") from error
+    other = programs[1 - number]
+    code = other.wait(_MINUTE)
     seconds = time.monotonic() - began
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    if other.returncode == 0 or not lines or "the same command" not in lines[-1]:
-        raise TroveError(f"the other ended with {other.returncode}: {errors[-2000:]}")
-    return seconds, other.returncode, lines[-1]
+    lines = [line for line in other.errors.splitlines() if line.startswith("error: ")]
+    if code == 0 or not lines or "the same command" not in lines[-1]:
+        raise TroveError(f"the other ended with {code}: {other.errors[-2000:]}")
+    return seconds, code, lines[-1]
 
 
 if __name__ == "__main__":

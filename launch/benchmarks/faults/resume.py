@@ -7,17 +7,15 @@ command given again and stopped again. Compiled programs are kept between the ru
 seconds are those beyond compilation: imports, reading data and checkpoint, tracing, and one step.
 """
 
-import os
 import pathlib
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 from absl import flags
 
+from launch.benchmarks.programs import Program, has_grown, wait_until
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
 
@@ -30,20 +28,17 @@ _COMMAND = (
     "--save_every=20",
     "--log_every=1",
 )
-_ROOT = pathlib.Path(__file__).parents[3]
-_PATIENCE = 600.0
 
 
 def main(overrides: list[str]) -> None:
     """Measures, and prints every time and the median."""
     with tempfile.TemporaryDirectory() as folder:
-        run, cache = pathlib.Path(folder) / "run", pathlib.Path(folder) / "compiled"
+        run = pathlib.Path(folder) / "run"
         environment = {
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "-m", *_COMMAND, *overrides, f"--workdir={run}"]
+        command = [*_COMMAND, *overrides, f"--workdir={run}"]
         seconds = [_first_step(command, environment, run) for _ in range(_TIMES.value + 1)]
     fresh, *again = seconds
     print(f"from the command to the first step, compiling: {fresh:.1f} s")
@@ -53,29 +48,14 @@ def main(overrides: list[str]) -> None:
 
 def _first_step(command: list[str], environment: dict[str, str], run: pathlib.Path) -> float:
     """Starts or continues the run, and stops it after the first step that it writes."""
-    metrics = run / "metrics.jsonl"
-    before = metrics.stat().st_size if metrics.exists() else 0
+    new_metrics = has_grown(run / "metrics.jsonl")
     began = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (metrics.exists() and metrics.stat().st_size > before):
-        if process.poll() is not None:
-            raise TroveError(f"the run ended before a step: {process.communicate()[1][-2000:]}")
-        if time.monotonic() - began > _PATIENCE:
-            process.kill()
-            raise TroveError(f"no step in {_PATIENCE:.0f} s")
-        time.sleep(0.01)
+    program = Program(*command, **environment)
+    if not wait_until(new_metrics, [program]):
+        raise TroveError(f"the run ended before a step: {program.errors[-2000:]}")
     seconds = time.monotonic() - began
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=_PATIENCE)
-    if process.returncode != 75:
-        raise TroveError(f"a stopped run ended with {process.returncode}: {errors[-2000:]}")
+    program.send(signal.SIGTERM)
+    program.finish(code=75)
     return seconds
 
 

@@ -369,6 +369,7 @@ def test_euclidean_twin_updates_running_statistics():
     ("options", "shape", "message"),
     [
         ({"widths": (8, 16)}, IMAGES, "the nearest is depth="),
+        ({"widths": ()}, IMAGES, r"widths=\(\), want one for each group"),
         ({"widths": (8, 0, 8)}, IMAGES, r"widths\[1\]=0, want a positive integer"),
         ({"classes": 0}, IMAGES, "classes=0, want a positive integer"),
         ({}, (2, 3, 2, 2), "at least 4x4 pixels"),

@@ -22,6 +22,7 @@ from trove_jax.layers import (
     poincare_pool,
 )
 from trove_jax.models.inputs import as_logits, check_images, check_sizes, he_normal
+from trove_jax.models.vision.resnet import blocks_per_stage
 
 Initializer = nn.initializers.Initializer
 _Names = tuple[str, str]
@@ -259,9 +260,8 @@ class _Block(nn.Module):
 def _body(x: jax.Array, parts: _Parts, blocks: int, widths: Sequence[int]) -> jax.Array:
     """All layers in front of the pooling, added to the module that is being applied."""
     check_images(x, smallest=4)
-    check_sizes(blocks=blocks, **{f"widths[{i}]": width for i, width in enumerate(widths)})
-    if not widths:
-        raise ValueError("widths=(), want one for each group, such as (8, 16, 32)")
+    check_sizes(blocks=blocks)
+    _check_widths(widths)
     x = parts.layer(x, widths[0], 1, ("stem", "stem_norm"), None)
     for group, width in enumerate(widths):
         for block in range(blocks):
@@ -329,8 +329,8 @@ def poincare_resnet(
       `batch_stats`.
 
     Raises:
-      ValueError: a depth of no whole number of blocks; when applied: a size that is not positive,
-        an unknown option, a curvature that is not positive.
+      ValueError: a depth of no whole number of blocks, no widths, a width that is not positive;
+        when applied: another size that is not, an unknown option, a curvature that is not positive.
 
     Example:
       >>> poincare_resnet(32).blocks
@@ -339,7 +339,7 @@ def poincare_resnet(
     Reference: van Spengler, Berkhout and Mettes, Poincare ResNet, ICCV 2023.
     """
     return PoincareResNet(
-        blocks=_blocks(depth, len(widths)),
+        blocks=_blocks(depth, widths),
         widths=tuple(widths),
         classes=classes,
         curvature=curvature,
@@ -378,14 +378,15 @@ def euclidean_twin(
       `batch_stats`.
 
     Raises:
-      ValueError: a depth of no whole number of blocks; when applied: a size that is not positive.
+      ValueError: a depth of no whole number of blocks, no widths, a width that is not positive;
+        when applied: another size that is not.
 
     Example:
       >>> euclidean_twin(20).blocks
       3
     """
     return EuclideanTwin(
-        blocks=_blocks(depth, len(widths)),
+        blocks=_blocks(depth, widths),
         widths=tuple(widths),
         classes=classes,
         hyperbolic_head=hyperbolic_head,
@@ -394,14 +395,12 @@ def euclidean_twin(
     )
 
 
-def _blocks(depth: int, groups: int) -> int:
-    """Blocks per group, two layers each, beside the stem and the head."""
-    check_sizes(depth=depth)
-    found, rest = divmod(depth - 2, max(1, 2 * groups))
-    if rest or found < 1:
-        nearest = 2 + 2 * groups * max(1, round((depth - 2) / max(1, 2 * groups)))
-        raise ValueError(
-            f"depth={depth} is not {2 * groups} n + 2 ({groups} groups of n blocks of two layers, "
-            f"stem and head); the nearest is depth={nearest}"
-        )
-    return found
+def _blocks(depth: int, widths: Sequence[int]) -> int:
+    _check_widths(widths)
+    return blocks_per_stage(depth, len(widths))
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    if not widths:
+        raise ValueError("widths=(), want one for each group, such as (8, 16, 32)")
+    check_sizes(**{f"widths[{i}]": width for i, width in enumerate(widths)})

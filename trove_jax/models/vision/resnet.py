@@ -164,15 +164,38 @@ def cifar_resnet(
     Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (section 4.2,
     with shortcuts of option B).
     """
-    check_sizes(depth=depth, width=width, classes=classes)
-    if depth < 8 or depth % 6 != 2:
-        near = max(6 * round((depth - 2) / 6) + 2, 8)
-        raise ValueError(
-            f"depth={depth} is not 6 n + 2 (three stages of n blocks of two convolutions, and two "
-            f"layers more); the nearest is depth={near}"
-        )
-    blocks = (depth - 2) // 6
+    check_sizes(width=width, classes=classes)
+    blocks = blocks_per_stage(depth, 3)
     return CifarResNet(blocks=blocks, width=width, classes=classes, skip=skip, dtype=dtype)
+
+
+def blocks_per_stage(depth: int, stages: int) -> int:
+    """Blocks of two convolutions in each stage of a network with a stem and a head.
+
+    Args:
+      depth: layers with weights, 2 n stages + 2.
+      stages: how many stages there are.
+
+    Returns:
+      n, at least 1.
+
+    Raises:
+      ValueError: names the nearest depth that is one.
+
+    Example:
+      >>> blocks_per_stage(20, 3)
+      3
+    """
+    check_sizes(depth=depth, stages=stages)
+    layers = 2 * stages
+    blocks, rest = divmod(depth - 2, layers)
+    if rest or blocks < 1:
+        nearest = layers * max(round((depth - 2) / layers), 1) + 2
+        raise ValueError(
+            f"depth={depth} is not {layers} n + 2 (n blocks of two convolutions in each of "
+            f"{stages} stages, and two layers more); the nearest is depth={nearest}"
+        )
+    return blocks
 
 
 def resnet18(*, classes: int = 1000, skip: bool = True, dtype: Any = None) -> ResNet:
