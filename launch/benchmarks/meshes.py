@@ -6,9 +6,9 @@ The smoke preset of each is run once in each layout of LAYOUTS, from the start t
 run passes through all of them: it is stopped (SIGTERM) as soon as it has written its first metrics
 in a layout, and the next layout continues from what was saved, until it is finished. Compared with
 the run on one device are all losses that were written (largest relative difference) and all
-numbers of the evidence (largest difference over 1 + |number|): sums over a batch are taken in
-another order on another mesh. Devices are simulated (`--xla_force_host_platform_device_count`), and
-processes find each other on loopback.
+numbers of the evidence that are no times (largest difference over 1 + |number|): sums over a batch
+are taken in another order on another mesh. Devices are simulated
+(`--xla_force_host_platform_device_count`), and processes find each other on loopback.
 """
 
 import dataclasses
@@ -49,6 +49,11 @@ class Layout:
         return f"{self.mesh} in {self.processes} process{'es' if self.processes > 1 else ''}"
 
 
+# 95 % of random pruning leaves units whose input does not change within a batch: less its mean it
+# is zero, where the rounding of that mean decides whether ReLU lets a gradient pass. Layouts that
+# divide a batch differently do not agree on such units.
+_SETTINGS = {"lottery_ticket": ["--config.rewinding.residual_mlp.rate=0.5"]}
+
 LAYOUTS = (
     Layout("seed:1"),
     Layout("seed:2"),
@@ -72,7 +77,7 @@ def main(overrides: list[str]) -> None:
         for name in _EXPERIMENTS.value:
             command = [
                 f"--experiment={name}", "--preset=smoke", "--save_every=5", "--log_every=5",
-                *overrides,
+                *_SETTINGS.get(name, []), *overrides,
             ]  # fmt: skip
             wrong += _compare(name, command, pathlib.Path(folder) / name)
     if wrong:
@@ -166,7 +171,7 @@ def differences(found: dict, wanted: dict) -> tuple[float, float]:
 
     Returns:
       The largest relative difference of a loss, NaN where other stages or steps were written, and
-      the largest difference of the evidence over 1 + |number|.
+      the largest difference of the evidence over 1 + |number|, times left out.
     """
     losses, loss = wanted["losses"], math.nan
     if found["losses"].keys() == losses.keys():
@@ -176,7 +181,7 @@ def differences(found: dict, wanted: dict) -> tuple[float, float]:
         (np.array(found["arms"][arm][metric]), np.array(values))
         for arm, metrics in wanted["arms"].items()
         for metric, values in metrics.items()
-        if None not in values
+        if None not in values and not metric.endswith("seconds")
     ]
     return loss, max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in numbers)
 
