@@ -130,11 +130,9 @@ def _write(out: pathlib.Path, rows: Sequence[Row]) -> None:
         "environment": evidence.environment(devices=f"{len(devices)} x {devices[0].device_kind}"),
         "rows": [row.record() for row in rows],
     }
-    try:
+    with core.writing(f"--json={out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         core.write_durably(out, (json.dumps(results, indent=1) + "\n").encode())
-    except OSError as error:
-        raise TroveError(f"--json={out} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

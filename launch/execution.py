@@ -79,17 +79,17 @@ def working_in(
       settings: how it is made.
     """
     speaks = core.is_speaker()
-    context = core.Context(
-        directory=directory,
-        data_dir=settings.data_dir,
-        mesh=lay_mesh(settings.axes, seeds),
-        progress=core.Progress(total=steps) if speaks else None,
-        writer=core.MetricWriter(directory.path) if speaks else None,
-        save_every=settings.save_every,
-        log_every=settings.log_every,
-        keep_going=settings.keep_going,
-    )
     with _logging_to(directory) if speaks else contextlib.nullcontext():
+        context = core.Context(
+            directory=directory,
+            data_dir=settings.data_dir,
+            mesh=lay_mesh(settings.axes, seeds),
+            progress=core.Progress(total=steps) if speaks else None,
+            writer=core.MetricWriter(directory.path) if speaks else None,
+            save_every=settings.save_every,
+            log_every=settings.log_every,
+            keep_going=settings.keep_going,
+        )
         try:
             yield context
         except Interrupted as stop:
@@ -100,10 +100,19 @@ def working_in(
             context.close()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that does not stop a run, or fill the screen, where the disk has no room for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Forgets a line that cannot be written."""
+
+
 @contextlib.contextmanager
 def _logging_to(directory: core.RunDirectory) -> Iterator[None]:
     """Sends what the library logs to the run's folder, and its warnings to the person as well."""
-    log = logging.FileHandler(directory.path / "log.txt")
+    path = directory.path / "log.txt"
+    with core.writing(path):
+        log = _LogFile(path)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_person = logging.StreamHandler(sys.stderr)
     to_person.setLevel(logging.WARNING)
@@ -117,7 +126,8 @@ def _logging_to(directory: core.RunDirectory) -> Iterator[None]:
     finally:
         for handler in (log, to_person):
             ours.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
         ours.setLevel(level)
 
 
@@ -144,6 +154,9 @@ def publish(
 
     Returns:
       The record.
+
+    Raises:
+      TroveError: the disk is full or refuses; what was trained is saved.
     """
     assert context.mesh is not None
     devices = context.mesh.devices.ravel()
@@ -161,5 +174,6 @@ def publish(
         command=run.command,
         cost=context.cost() if cost is None else cost,
     )
-    evidence.publish(record, directory.path, figures=found.figures)
+    with core.writing(f"the report to {directory.path}"):
+        evidence.publish(record, directory.path, figures=found.figures)
     return record

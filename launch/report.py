@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from launch.program import run_program
-from trove_jax.core import TroveError, UsageError, write_durably
+from trove_jax.core import UsageError, write_durably, writing
 from trove_jax.evidence import find_runs, overview, overview_text
 
 _RUNS = flags.DEFINE_string("runs", "runs", "Folder that holds run directories, at any depth.")
@@ -30,11 +30,9 @@ def _show(runs_folder: str, out: str | None) -> None:
     target = pathlib.Path(out)
     if target.is_dir():
         raise UsageError(f"--out={out} is a directory; name a file, such as {out}/verdicts.html")
-    try:
+    with writing(f"--out={out}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_durably(target, overview(runs, out_folder=target.parent).encode())
-    except OSError as error:
-        raise TroveError(f"--out={out} cannot be written: {error}") from error
     print(f"\npage: {target}")
 
 

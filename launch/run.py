@@ -100,7 +100,7 @@ def _show_finished(directory) -> None:
 
     try:
         record = evidence.read_record(directory.evidence)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise TroveError(
             f"{directory.evidence} is damaged ({error}); delete it, and the same command makes it "
             "again from the checkpoints"

@@ -36,6 +36,7 @@ from launch.points import (
 from launch.program import keep_compiled, mesh_axes, one_device_per_core, run_program
 from launch.slurm import array_script
 from trove_jax.core.errors import RunMismatch, TroveError, UsageError
+from trove_jax.core.files import writing
 
 _LIST = flags.DEFINE_string("list", None, "JSON file with a list of points.")
 _SUBMIT = flags.DEFINE_string("submit", None, "slurm: write a job array instead of running.")
@@ -174,7 +175,7 @@ def _submit(sweep, again) -> None:
         print("all points are finished; the command without --submit writes the report")
         return
     logs, target = sweep.workdir / "slurm", sweep.workdir / "sweep.sbatch"
-    try:
+    with writing(target):
         logs.mkdir(parents=True, exist_ok=True)
         target.write_text(
             array_script(
@@ -185,8 +186,6 @@ def _submit(sweep, again) -> None:
                 logs=str(logs),
             )
         )
-    except OSError as error:
-        raise TroveError(f"cannot write {target}: {error.strerror}") from error
     print(f"wrote {target}: {len(waiting)} tasks. Submit it, with what your cluster asks for:")
     print(f"  sbatch --time=04:00:00 --gres=gpu:1 {shlex.quote(str(target))}")
     print("Afterwards, or at any time, this gathers the report:")

@@ -133,8 +133,9 @@ def write_report(sweep: Sweep, failures: dict[str, BaseException]) -> pathlib.Pa
     )
     report = sweep.workdir / "report.html"
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    core.write_durably(sweep.workdir / "sweep.json", f"{text}\n".encode())
-    core.write_durably(report, render_sweep(summary).encode())
+    with core.writing(f"the report to {sweep.workdir}"):
+        core.write_durably(sweep.workdir / "sweep.json", f"{text}\n".encode())
+        core.write_durably(report, render_sweep(summary).encode())
     return report
 
 

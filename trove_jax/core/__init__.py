@@ -24,7 +24,7 @@ from trove_jax.core.errors import (
     UsageError,
 )
 from trove_jax.core.evaluate import evaluate, evaluate_seeds
-from trove_jax.core.files import write_durably
+from trove_jax.core.files import write_durably, writing
 from trove_jax.core.history import History, Hook, Moment
 from trove_jax.core.keys import epoch_order, init_key, seed_keys, step_key
 from trove_jax.core.mesh import choose_axes, make_mesh, parse_mesh
@@ -119,4 +119,5 @@ __all__ = [
     "train_step",
     "windowed",
     "write_durably",
+    "writing",
 ]

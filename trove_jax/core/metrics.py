@@ -12,12 +12,11 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trove_jax.core.errors import TroveError
-from trove_jax.core.files import write_durably
+from trove_jax.core.files import write_durably, writing
 from trove_jax.core.history import History, Moment
 
 
@@ -35,7 +34,7 @@ class MetricWriter:
     def __init__(self, directory: str | os.PathLike, *, tensorboard: bool | None = None):
         directory = pathlib.Path(directory)
         self.path = directory / "metrics.jsonl"
-        with self._refusals():
+        with writing(self.path):
             self._file = self.path.open("a")
         if tensorboard is None:
             tensorboard = importlib.util.find_spec("tensorboardX") is not None
@@ -48,18 +47,18 @@ class MetricWriter:
             line[name] = [float(x) if math.isfinite(x) else None for x in numbers]
             if self._events is not None:
                 self._events.add_scalar(f"{stage}/{name}", float(np.mean(numbers)), step)
-        with self._refusals():
+        with writing(self.path):
             self._file.write(json.dumps(line) + "\n")
 
     def flush(self) -> None:
         """Hands everything written so far to the disk."""
-        with self._refusals():
+        with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the lines of a stage after `step`, and what a killed process left unfinished."""
-        with self._refusals():
+        with writing(self.path):
             self._file.flush()
             kept = [
                 line
@@ -80,14 +79,6 @@ class MetricWriter:
                 self._file.close()
             if self._events is not None:
                 self._events.close()
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Makes one line of what the disk has to say."""
-        try:
-            yield
-        except OSError as error:
-            raise TroveError(f"cannot write {self.path}: {error.strerror}") from error
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:

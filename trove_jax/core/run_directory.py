@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from trove_jax.core.errors import RunMismatch, TroveError
-from trove_jax.core.files import write_durably
+from trove_jax.core.files import write_durably, writing
 from trove_jax.core.processes import is_speaker, share
 from trove_jax.core.pytrees import json_digest
 
@@ -102,7 +102,9 @@ class RunDirectory:
 
     def note_time(self) -> None:
         """Keeps the time spent so far for a process that goes on later."""
-        if is_speaker():
+        if not is_speaker():
+            return
+        with writing(self._clock):
             write_durably(self._clock, json.dumps({"seconds": self.seconds}).encode())
 
     @property
