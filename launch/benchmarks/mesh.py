@@ -11,7 +11,7 @@ import sys
 import jax
 
 from launch.benchmarks.lenet import SEEDS, SETTINGS, Steps, adam, load, make_task
-from launch.benchmarks.programs import Program, free_port
+from launch.benchmarks.programs import run_together
 from launch.benchmarks.timing import Row, time_in_turn
 from trove_jax import core
 
@@ -39,9 +39,9 @@ def measure(quick: bool = False) -> list[Row]:
             f"{found.ratio('map', to='vmap'):.2f}; a device alone uses all cores too",
         )
     ]
-    alone = _programs(1)
+    alone = _compile(1)
     for processes in (2,) if quick else (2, 4):
-        together = _programs(processes)
+        together = _compile(processes)
         rows.append(
             Row(
                 f"weak scaling, {processes} processes / 1: operations of a device",
@@ -55,20 +55,9 @@ def measure(quick: bool = False) -> list[Row]:
     return rows
 
 
-def _programs(processes: int) -> dict:
+def _compile(processes: int) -> dict:
     """What the first of so many processes says of the step that they compile."""
-    port = free_port()
-    programs = [
-        Program(
-            *(__name__, str(port), str(processes), str(number)),
-            XLA_FLAGS="--xla_force_host_platform_device_count=1",
-            JAX_PLATFORMS="cpu",
-        )
-        for number in range(processes)
-    ]
-    for program in programs:
-        program.finish()
-    return json.loads(next(x for x in programs[0].output.splitlines() if x.startswith("{")))
+    return run_together(__name__, processes)[0][0]
 
 
 def main(port: str, processes: str, process: str) -> None:

@@ -3,6 +3,7 @@
 What a program prints goes to files, so that it never waits for somebody who reads it.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from trove_jax.core.errors import TroveError
 
@@ -104,6 +106,39 @@ class Program:
             raise TroveError(
                 f"a program ended with {found} instead of {code}: {self.errors[-2000:]}"
             )
+
+
+def run_together(module: str, count: int, *arguments: str) -> list[list[Any]]:
+    """Runs a module in processes of one CPU device each, which join one another.
+
+    Args:
+      module: a program whose first arguments are the port of the first process, how many processes
+        there are, and which one it is.
+      count: how many processes.
+      *arguments: its other arguments.
+
+    Returns:
+      For each process the JSON objects that it has printed, a line each.
+
+    Raises:
+      TroveError: one of them failed.
+    """
+    port = str(free_port())
+    programs = [
+        Program(
+            *(module, port, str(count), str(number), *arguments),
+            XLA_FLAGS="--xla_force_host_platform_device_count=1",
+            JAX_PLATFORMS="cpu",
+        )
+        for number in range(count)
+    ]
+    for program in programs:
+        program.finish()
+    # The layer below prints lines of its own.
+    return [
+        [json.loads(line) for line in program.output.splitlines() if line.startswith("{")]
+        for program in programs
+    ]
 
 
 def wait_until(reached: Callable[[], bool], programs: Sequence[Program]) -> bool:

@@ -1,21 +1,16 @@
 """Trains the regression problem as one of many processes; a program of its own.
 
-    python -m tests.core.in_processes FOLDER PORT PROCESSES PROCESS MESH STEPS resident|stream
+    python -m tests.core.in_processes PORT PROCESSES PROCESS FOLDER MESH STEPS resident|stream
 
 The last line of process 0 is JSON: where it began, the losses of its records, and how many rows
 each process has read of a stream.
 """
 
 import json
-import os
 import sys
 
-import numpy as np
-
-if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-
 import jax
+import numpy as np
 import optax
 
 from tests.core.problems import TASK, make_data
@@ -55,7 +50,7 @@ def train(folder, *, mesh, steps, stream=False):
     return state, history, data.examples
 
 
-def main(folder, port, processes, process, mesh, steps, kind):
+def main(port, processes, process, folder, mesh, steps, kind):
     """One process of the run."""
     jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
     from jax.experimental import multihost_utils

@@ -1,35 +1,20 @@
 """Many processes train as one does, continue what one began, and one continues what they began."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 
-from launch.benchmarks.programs import Program, free_port
+from launch.benchmarks.programs import run_together
 from tests.core import in_processes
 from trove_jax import core
 from trove_jax.core import processes
 
 
 def in_processes_of_their_own(count, folder, mesh, steps, kind):
-    """Runs `in_processes` in as many processes, and gives what the first says."""
-    port = free_port()
-    running = [
-        Program(
-            *("tests.core.in_processes", str(folder), str(port), str(count), str(i)),
-            *(mesh, str(steps), kind),
-            XLA_FLAGS="",
-            JAX_PLATFORMS="cpu",
-        )
-        for i in range(count)
-    ]
-    for program in running:
-        program.finish()
-    # The layer below prints lines of its own.
-    said = [[x for x in program.output.splitlines() if x.startswith("{")] for program in running]
+    """Runs `in_processes` in as many processes, and gives what the first alone says."""
+    said = run_together("tests.core.in_processes", count, str(folder), mesh, str(steps), kind)
     assert [len(lines) for lines in said] == [1] + [0] * (count - 1)
-    return json.loads(said[0][0])
+    return said[0][0]
 
 
 @pytest.fixture(scope="module")
