@@ -10,15 +10,17 @@ import tempfile
 # Nearly all of the suite's time is compilation. It is a third of what it would be without
 # optimisation, with loops built directly instead of through MLIR, in one piece, and without a
 # traceback for every operation; and a fifth of the programs have been compiled by another test.
-_FLAGS = [
-    "--xla_force_host_platform_device_count=2",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if importlib.util.find_spec("libtpu") is None:  # it ends a process that has a flag it does not know
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        # libtpu ends a process that has a flag which it does not know.
+        "" if importlib.util.find_spec("libtpu") else "--xla_cpu_use_fusion_emitters=false",
+    )
+).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
