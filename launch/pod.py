@@ -122,6 +122,10 @@ def connect(
         ) from error
     except RuntimeError as error:
         raise ProcessLost(f"the processes did not find each other: {_first_line(error)}") from error
+    if jax.default_backend() == "cpu" and jax.process_count() > 1:
+        # A program for CPUs that is read from the cache has forgotten the order of its collectives:
+        # processes would take one for another.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _compile(overrides: list[str]) -> None:

@@ -129,6 +129,7 @@ def run_together(module: str, count: int, *arguments: str) -> list[list[Any]]:
             *(module, port, str(count), str(number), *arguments),
             XLA_FLAGS="--xla_force_host_platform_device_count=1",
             JAX_PLATFORMS="cpu",
+            JAX_ENABLE_COMPILATION_CACHE="0",  # see launch.pod.connect
         )
         for number in range(count)
     ]

@@ -113,6 +113,23 @@ def flags_of_pod():
     flags.FLAGS.unparse_flags()
 
 
+@pytest.mark.parametrize(
+    ("backend", "processes", "kept"), [("cpu", 2, False), ("cpu", 1, True), ("tpu", 2, True)]
+)
+def test_processes_on_cpus_read_no_programs_from_a_cache(monkeypatch, backend, processes, kept):
+    """A program with collectives that jaxlib 0.10 reads back runs them in any order."""
+    before = jax.config.jax_enable_compilation_cache
+    monkeypatch.setattr(pod, "_leave_last_words", lambda: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    try:
+        pod.connect("localhost:1", processes, 0, patience=1)
+        assert jax.config.jax_enable_compilation_cache == (before and kept)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
 def test_a_roofline_is_plain_division():
     """4 all-reduces of 1 MB over 5 chips send 2 * 0.8 MB each; a small one takes a microsecond."""
     chip = compile_only.Chip(flops=1e12, memory=1e9, memory_bandwidth=1e10, link_bandwidth=1e9)
