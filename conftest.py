@@ -7,9 +7,9 @@ import pathlib
 import shutil
 import tempfile
 
-# Nearly all of the suite's time is compilation. It is a third of what it would be without
-# optimisation, with loops built directly instead of through MLIR, in one piece, and without a
-# traceback for every operation; and a fifth of the programs have been compiled by another test.
+# Nearly all of the suite's time is compilation. It is halved by building programs without
+# optimisation, loops directly instead of through MLIR, in one piece, and without a traceback for
+# every operation; and a fifth of the programs have been compiled before, by another test.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
