@@ -74,3 +74,10 @@ def test_a_durable_write_leaves_the_old_content_when_it_fails(tmp_path, monkeypa
     with pytest.raises(OSError, match="No space"):
         core.write_durably(target, b"new")
     assert target.read_bytes() == b"old"
+
+
+def test_a_clock_that_cannot_be_written_is_one_line(tmp_path):
+    directory = core.RunDirectory(tmp_path, {})
+    with pytest.raises(core.TroveError, match=r"cannot write .*time_spent\.json: No such file"):
+        directory.note_time()  # the folder of checkpoints is not there
+    directory.close()
