@@ -123,8 +123,8 @@ def connect(
     except RuntimeError as error:
         raise ProcessLost(f"the processes did not find each other: {_first_line(error)}") from error
     if jax.default_backend() == "cpu" and jax.process_count() > 1:
-        # A program for CPUs that is read from the cache has forgotten the order of its collectives:
-        # processes would take one for another.
+        # A program for CPUs that is read from the cache (jaxlib 0.10) does not keep its collectives
+        # in order: processes would take one for another.
         jax.config.update("jax_enable_compilation_cache", False)
 
 

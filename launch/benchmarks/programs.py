@@ -153,13 +153,15 @@ def wait_until(reached: Callable[[], bool], programs: Sequence[Program]) -> bool
       Whether it happened; False where a program ended before.
 
     Raises:
-      TroveError: it did not happen for half an hour.
+      TroveError: it did not happen for half an hour, and the programs were killed.
     """
     until = time.monotonic() + _PATIENCE
     while not reached():
         if any(program.ended for program in programs):
             return reached()
         if time.monotonic() > until:
+            for program in programs:
+                program.send(signal.SIGKILL)
             raise TroveError(f"what was waited for did not happen in {_PATIENCE:.0f} s")
         time.sleep(0.01)
     return True
