@@ -2,7 +2,7 @@
 
     python -m launch.benchmarks.faults.kill --kills=20
 
-A run is killed (signal 9) at a moment drawn uniformly over the time that the undisturbed run takes.
+A run is killed (signal 9) at a moment drawn uniformly over the time that an undisturbed run takes.
 The same command is given again, and killed again, until once it is finished before its moment; then
 the next run begins in a folder of its own, until there were as many kills as asked for. The arms
 in the evidence of every run must equal those of the undisturbed one, bit for bit. Arguments that
@@ -15,15 +15,16 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from launch.benchmarks.programs import Program
+from launch.benchmarks.programs import Program, has_grown, wait_until
 from launch.program import run_program
 from trove_jax.core.errors import TroveError
 
@@ -45,7 +46,7 @@ class Killed:
     """One run, killed until it was finished.
 
     Attributes:
-      moments: seconds from each start to the kill.
+      moments: seconds to each kill, from the start or from the first metrics.
       saved: stages that had a checkpoint at each kill.
       equal: whether it ended with the arms of the undisturbed run.
     """
@@ -84,7 +85,7 @@ def kill_runs(
     kills: int,
     seed: int = 0,
     command: Sequence[str] = LOTTERY_TICKET,
-    earliest: float = 0.0,
+    training_only: bool = False,
 ) -> list[Killed]:
     """Kills runs of a program.
 
@@ -93,7 +94,8 @@ def kill_runs(
       kills: how many kills there shall be.
       seed: decides the moments.
       command: module and arguments of the program, which takes `--workdir=`.
-      earliest: share of the time of a run before which none is killed.
+      training_only: count time from the first metrics that a process writes. Most of a short run
+        goes into imports, where a kill changes nothing.
 
     Returns:
       The runs that were killed.
@@ -109,9 +111,18 @@ def kill_runs(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    wanted = _finish(_start(folder / "first", command, environment), folder / "first")
-    began = time.monotonic()
-    again = _finish(_start(folder / "second", command, environment), folder / "second")
+
+    def start(workdir: pathlib.Path) -> tuple[Program, float]:
+        trains = has_grown(workdir / "metrics.jsonl")
+        program = Program(*command, f"--workdir={workdir}", **environment)
+        if training_only:
+            wait_until(trains, [program])
+        return program, time.monotonic()
+
+    program, _ = start(folder / "first")
+    wanted = _finish(program, folder / "first")
+    program, began = start(folder / "second")
+    again = _finish(program, folder / "second")
     seconds = time.monotonic() - began
     if again != wanted:
         raise TroveError("two undisturbed runs of the same command ended with other arms")
@@ -119,11 +130,9 @@ def kill_runs(
     runs, left = [], kills
     while left:
         workdir, moments, saved = folder / f"run_{len(runs)}", [], []
-        while True:
-            program = _start(workdir, command, environment)
-            if not left:
-                break
-            at = draw.uniform(earliest * seconds, seconds)
+        program, began = start(workdir)
+        while left:
+            at = draw.uniform(0.0, seconds)
             if program.ends_within(at):
                 break
             program.send(signal.SIGKILL)
@@ -131,16 +140,15 @@ def kill_runs(
             left -= 1
             moments.append(at)
             saved.append(len({file.parents[1] for file in workdir.rglob("manifest.json")}))
+            program, began = start(workdir)
         found = _finish(program, workdir)
         if moments:
             runs.append(Killed(moments, saved, found == wanted))
+        else:
+            # If something held up the run that was timed, all moments would come too late.
+            seconds = min(seconds, time.monotonic() - began)
+            shutil.rmtree(workdir)
     return runs
-
-
-def _start(
-    workdir: pathlib.Path, command: Sequence[str], environment: Mapping[str, str]
-) -> Program:
-    return Program(*command, f"--workdir={workdir}", **environment)
 
 
 def _finish(program: Program, workdir: pathlib.Path) -> dict[str, Any]:
