@@ -1,10 +1,12 @@
 """Reading lists of edges, against np.loadtxt and by what is refused."""
 
+import gc
 import gzip
 import hashlib
 import io
 import pathlib
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -122,11 +124,18 @@ def test_a_bad_line_is_named(file, line, options, message):
         (gzip.compress(b"1 2\n" * 1000, mtime=0)[:-12], "e.gz", "is damaged"),
         (b"no array", "e.npy", "cannot be read"),
         (b"no array", "e.npz", "cannot be read"),
+        (b"PK\3\4, then no archive", "e.npz", "cannot be read"),
+        (b"PK\3\4, then no archive", "e.npy", "call it .npz"),
     ],
 )
-def test_other_files_are_refused(file, content, name, message):
-    with pytest.raises(ValueError, match=message):
-        data.read_edges(file(content, name))
+def test_other_files_are_refused_and_closed(file, content, name, message):
+    path = file(content, name)
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always", ResourceWarning)
+        with pytest.raises(ValueError, match=message):
+            data.read_edges(path)
+        gc.collect()
+    assert not left_open
 
 
 @pytest.mark.parametrize(

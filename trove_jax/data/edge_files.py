@@ -297,17 +297,18 @@ def _from_arrays(path: pathlib.Path, weighted: bool) -> tuple[np.ndarray, np.nda
     try:
         weight = None
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # Given a path, `np.load` leaves a damaged file open.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 name = "edges" if "edges" in file or len(file.files) != 1 else file.files[0]
                 edges = file[name]
                 weight = file["weight"] if weighted else None
         else:
-            edges = np.load(path, mmap_mode="r", allow_pickle=False)
+            with open(path, "rb") as opened:
+                if opened.read(2) == b"PK":
+                    raise ValueError("it is an archive of arrays; call it .npz")
+            edges = np.lib.format.open_memmap(path, mode="r")
             if weighted and edges.ndim == 2 and edges.shape[1] == 3:
                 edges, weight = edges[:, :2], edges[:, 2]
-        if not isinstance(edges, np.ndarray):
-            edges.close()
-            raise ValueError("it is an archive of arrays; call it .npz")
     except Exception as error:  # A damaged file may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from error

@@ -68,7 +68,7 @@ def read_npz(
     """
     check_npz(path, shapes=shapes, dtypes=dtypes)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in shapes}
     except Exception as error:  # A damaged file may raise anything.
         raise _unusable(pathlib.Path(path), f"it is damaged ({_one_line(error)})") from error
