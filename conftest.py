@@ -37,7 +37,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import jax
 import pytest
 
-# Tracing makes many objects and few cycles: looking for those less often saves a tenth of the time.
+# Tracing makes many objects and few cycles: looking for those less often saves time.
 gc.set_threshold(100_000, 50, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
