@@ -145,7 +145,8 @@ def kill_runs(
         if moments:
             runs.append(Killed(moments, saved, found == wanted))
         else:
-            # If something held up the run that was timed, all moments would come too late.
+            # If something held up the run that was timed, all moments would come too late. The folder
+            # must go: a run that finds itself finished ends before there is anything to kill.
             seconds = min(seconds, time.monotonic() - began)
             shutil.rmtree(workdir)
     return runs
