@@ -145,8 +145,8 @@ def kill_runs(
         if moments:
             runs.append(Killed(moments, saved, found == wanted))
         else:
-            # If something held up the run that was timed, all moments would come too late. The folder
-            # must go: a run that finds itself finished ends before there is anything to kill.
+            # If something held up the run that was timed, all moments would come too late; and in
+            # a finished folder there is nothing left to kill.
             seconds = min(seconds, time.monotonic() - began)
             shutil.rmtree(workdir)
     return runs
